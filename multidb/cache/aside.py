@@ -1,0 +1,159 @@
+"""The lease protocol: nothing loaded before an invalidation survives it.
+
+An entry holds nothing, a value (`V…`) or a lease (`L…`). Who finds nothing takes a lease, a token
+nobody else has, loads the value, and stores it only if the lease still stands. To invalidate is
+to delete the entry, value or lease alike, after the change is committed.
+
+So a fill that succeeds after an invalidation holds a lease taken after it, and loaded its value
+after it too, from a database that had the change. A fill whose load began before finds its lease
+gone. Losing an entry to eviction or expiry only costs a load. Who finds someone else's lease loads
+for itself and stores nothing.
+
+What this form does not cover, and `ARCHITECTURE.md` names: a process that dies between COMMIT and
+the deletion, and a Redis that is away at that moment, leave the old value until it expires.
+"""
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import TypeVar
+
+from multidb.cache.codec import Codec
+from multidb.errors import StoreError
+from multidb.stores.completion import complete
+from multidb.stores.postgres.engine import PostgresStore
+from multidb.stores.redis.client import RedisStore
+
+__all__ = ["CacheAside", "uncached"]
+
+T = TypeVar("T")
+
+_VALUE = b"V"
+_LEASE = "L"
+
+_log = logging.getLogger("multidb.cache")
+
+#: Set inside `db.uncached()`. It is one for all databases: who asks for the truth wants all of it.
+_uncached: ContextVar[bool] = ContextVar("multidb_uncached", default=False)
+
+
+class CacheAside:
+    """Reads through Redis. A Redis that is away costs speed, never an answer.
+
+    Inside `db.transaction()` reads go to the store, which alone knows what the transaction wrote,
+    and fill nothing; invalidations wait for the commit.
+    """
+
+    def __init__(self, redis: RedisStore, postgres: PostgresStore, *, lease: timedelta) -> None:
+        self._redis = redis
+        self._postgres = postgres
+        self._lease_ms = _milliseconds(lease)
+        self._away = False
+        #: Calls answered without the cache because Redis was away.
+        self.outages = 0
+
+    async def get(
+        self, key: str, codec: Codec, load: Callable[[], Awaitable[T]], *, ttl: timedelta, operation: str
+    ) -> T:
+        """Return the value at `key`, else what `load` returns, which is then stored for `ttl`.
+
+        None is returned but not stored. What `load` raises is raised, and nothing is stored.
+        """
+        if _uncached.get() or self._postgres.in_transaction:
+            return await load()
+        try:
+            held = await self._redis.get(key, operation=operation)
+            self._is_back()
+            if held is not None and held.startswith(_VALUE):
+                try:
+                    value: T = codec.decode(held[1:])
+                except ValueError:
+                    pass
+                else:
+                    return value
+            lease = await self._take_lease(key, held, operation)
+        except StoreError as error:
+            self._is_away(error)
+            return await load()
+        if lease is None:
+            return await load()
+        return await self._load_under(lease, key, codec, load, ttl, operation)
+
+    async def invalidate(self, keys: Sequence[str], *, operation: str) -> None:
+        """Delete entries whose values have changed, once the change is committed.
+
+        Outside a transaction that is now, so await this after the write.
+        """
+
+        async def delete() -> None:
+            try:
+                await self._redis.delete(keys, operation=operation)
+                self._is_back()
+            except StoreError as error:
+                self._is_away(error)
+
+        await self._postgres.after_commit(delete)
+
+    async def _take_lease(self, key: str, held: bytes | None, operation: str) -> str | None:
+        if held is not None and not held.startswith(_VALUE):
+            return None
+        lease = _LEASE + secrets.token_hex(16)
+        taken = await self._redis.run(
+            "cache_lease", [key], [lease, self._lease_ms, held or b""], operation=operation
+        )
+        return lease if taken else None
+
+    async def _load_under(
+        self,
+        lease: str,
+        key: str,
+        codec: Codec,
+        load: Callable[[], Awaitable[T]],
+        ttl: timedelta,
+        operation: str,
+    ) -> T:
+        stored = b""
+        try:
+            value = await load()
+            if value is not None:
+                stored = _VALUE + codec.encode(value)
+        finally:
+            # Also after an error or a cancellation: with nothing to store, the lease is given back.
+            await complete(self._fill(key, lease, stored, ttl, operation))
+        return value
+
+    async def _fill(self, key: str, lease: str, stored: bytes, ttl: timedelta, operation: str) -> None:
+        try:
+            await self._redis.run(
+                "cache_fill", [key], [lease, stored, _milliseconds(ttl)], operation=operation
+            )
+        except StoreError as error:
+            self._is_away(error)
+
+    def _is_away(self, error: StoreError) -> None:
+        self.outages += 1
+        if not self._away:
+            self._away = True
+            _log.warning("Redis is away, reads go to the store: %s", error)
+
+    def _is_back(self) -> None:
+        if self._away:
+            self._away = False
+            _log.warning("Redis is back after %d calls without the cache", self.outages)
+
+
+@contextmanager
+def uncached() -> Iterator[None]:
+    """Make reads inside go to the store, and fill nothing."""
+    token = _uncached.set(True)
+    try:
+        yield
+    finally:
+        _uncached.reset(token)
+
+
+def _milliseconds(duration: timedelta) -> int:
+    return max(1, int(duration.total_seconds() * 1000))

@@ -1,0 +1,5 @@
+"""Lets `python -m multidb.cli` stand for `multidb`."""
+
+from multidb.cli import main
+
+main()

@@ -1,0 +1,195 @@
+"""`MultiDB`: the three stores as one, wired."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import ParamSpec, Self, TypeVar, cast
+
+from multidb.cache.aside import CacheAside, uncached
+from multidb.cache.decorator import CachedFunction
+from multidb.connections import ConnectionManager
+from multidb.errors import ConfigurationError
+from multidb.models.health import Health
+from multidb.registry import BUILT_IN, route_all
+from multidb.repositories.companies import CompanyRepository
+from multidb.repositories.repository import Repository, Resources
+from multidb.repositories.sessions import SessionRepository
+from multidb.repositories.system_logs import SystemLogRepository
+from multidb.repositories.users import UserRepository
+from multidb.settings import Settings
+from multidb.stores.cursor import CursorCodec
+from multidb.stores.mongo.client import MongoStore
+from multidb.stores.postgres.engine import PostgresStore
+from multidb.stores.postgres.transactions import Transaction
+from multidb.stores.redis.client import RedisStore
+
+__all__ = ["MultiDB"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+RepositoryT = TypeVar("RepositoryT", bound=Repository)
+
+
+class MultiDB:
+    """PostgreSQL, MongoDB and Redis as one typed data layer.
+
+    ::
+
+        async with MultiDB() as db:
+            user = await db.users.add(NewUser(email="ada@example.com", name="Ada"))
+
+    `settings` are read from MULTIDB_* and `.env` if not given; `repositories` are the
+    application's own, found again as `db[InvoiceRepository]`. There is no I/O until it is opened.
+    One object serves all tasks of one event loop.
+
+    Raises: ConfigurationError if a setting or a repository's declaration is wrong.
+    """
+
+    companies: CompanyRepository
+    users: UserRepository
+    system_logs: SystemLogRepository
+    sessions: SessionRepository
+
+    def __init__(
+        self, settings: Settings | None = None, *, repositories: Sequence[type[Repository]] = ()
+    ) -> None:
+        self.settings = Settings() if settings is None else settings
+        self._connections = ConnectionManager(self.settings)
+        self._cache = CacheAside(
+            self._connections.redis, self._connections.postgres, lease=self.settings.cache_lease
+        )
+        resources = Resources(
+            settings=self.settings,
+            postgres=self._connections.postgres,
+            mongo=self._connections.mongo,
+            redis=self._connections.redis,
+            cache=self._cache,
+            cursors=CursorCodec(self.settings.derive_key("cursor")),
+        )
+        self.routes = route_all([*BUILT_IN, *repositories])
+        self._repositories = {each: each(resources) for each in (*BUILT_IN, *repositories)}
+        self.companies = self[CompanyRepository]
+        self.users = self[UserRepository]
+        self.system_logs = self[SystemLogRepository]
+        self.sessions = self[SessionRepository]
+
+    def __getitem__(self, repository: type[RepositoryT]) -> RepositoryT:
+        """Return the repository of this class."""
+        try:
+            return cast(RepositoryT, self._repositories[repository])
+        except KeyError:
+            name = repository.__name__
+            raise ConfigurationError(
+                f"{name} is not wired: pass it as MultiDB(repositories=[{name}])"
+            ) from None
+
+    # --- opening and closing
+
+    @classmethod
+    @asynccontextmanager
+    async def embedded(
+        cls, directory: str | Path = ".multidb", *, repositories: Sequence[type[Repository]] = ()
+    ) -> AsyncIterator[Self]:
+        """Start real servers in `directory`, bring their schemas up to date, and open.
+
+        Needs `multidb[embedded]`. Servers that run there already are used and left running;
+        those started here stop at the end. The data stays.
+        """
+        # The one import that points up: this convenience is the top of the house.
+        from multidb.ops.embedded import provisioned
+
+        async with (
+            provisioned(Path(directory)) as settings,
+            cls(settings, repositories=repositories) as db,
+        ):
+            yield db
+
+    async def open(self) -> None:
+        """Connect to the stores, within `Settings.open_timeout`. Idempotent.
+
+        Raises: UnavailableError, or ConfigurationError for what a server refuses; then nothing
+        is left open.
+        """
+        await self._connections.open()
+
+    async def close(self) -> None:
+        """Finish the calls under way, then close every connection. Idempotent; may be opened again."""
+        await self._connections.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._connections.__aexit__(kind, error, trace)
+
+    async def health(self) -> Health:
+        """Return how each store does: answer, latency, version, role, pool. Never raises.
+
+        Takes at most `Settings.health_timeout`.
+        """
+        return await self._connections.health()
+
+    # --- one unit of work
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """Begin a PostgreSQL transaction that every repository called in this task joins.
+
+        It commits at the end of the block, and rolls back on an error or a cancellation. Nested,
+        it is a savepoint. It covers PostgreSQL alone: writes to MongoDB and Redis made inside
+        happen at once, and stay if it rolls back.
+
+        Raises: UnavailableError if the connection breaks: during the commit, whether it
+        happened is not known. TransactionError if the ambient transaction is another task's.
+        """
+        return self._connections.postgres.transaction()
+
+    # --- the cache
+
+    def cached(
+        self, key: str, *, ttl: timedelta
+    ) -> Callable[[Callable[P, Awaitable[R]]], CachedFunction[P, R]]:
+        """Keep what an async function returns in Redis, at `key`, for `ttl`.
+
+        `key` names parameters of the function in braces: `"cache:user:{user_id}"`. The return
+        annotation decides how values are stored: pydantic models, dataclasses, TypedDicts,
+        builtins and containers of them. None is not stored. While Redis is away, and inside
+        `transaction()` and `uncached()`, the function itself is called.
+
+        The result is called like the function, and has `.invalidate(...)` with the same
+        parameters. May be used before the database is open.
+
+        Raises: ConfigurationError, when decorating, for a key, a ttl or an annotation that
+        does not fit.
+        """
+
+        def decorate(function: Callable[P, Awaitable[R]]) -> CachedFunction[P, R]:
+            pattern = self._connections.redis.pattern(key)
+            return CachedFunction(function, cache=self._cache, pattern=pattern, ttl=ttl)
+
+        return decorate
+
+    def uncached(self) -> AbstractContextManager[None]:
+        """Make reads inside the block go to the store itself, and leave the cache as it is."""
+        return uncached()
+
+    # --- the hatches
+
+    @property
+    def postgres(self) -> PostgresStore:
+        """PostgreSQL itself; `.engine` is SQLAlchemy's AsyncEngine."""
+        return self._connections.postgres
+
+    @property
+    def mongo(self) -> MongoStore:
+        """MongoDB itself; `.database` is the driver's database object."""
+        return self._connections.mongo
+
+    @property
+    def redis(self) -> RedisStore:
+        """Redis itself; `.client` is redis-py's asyncio client."""
+        return self._connections.redis

@@ -1,0 +1,143 @@
+"""The connection manager: the three stores, opened together and closed in reverse."""
+
+import asyncio
+import logging
+import time
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from multidb.errors import ConfigurationError, MultiDBError, StoreTimeoutError, UnavailableError
+from multidb.models.health import Health, StoreHealth
+from multidb.settings import Settings
+from multidb.stores.completion import complete
+from multidb.stores.mongo.client import MongoStore
+from multidb.stores.postgres.engine import PostgresStore
+from multidb.stores.redis.client import RedisStore
+from multidb.stores.store import Store
+
+__all__ = ["ConnectionManager", "check"]
+
+_log = logging.getLogger("multidb.connections")
+
+
+class ConnectionManager:
+    """Owns every connection. Makes none before it is opened, and may be opened again once closed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.postgres = PostgresStore(settings)
+        self.mongo = MongoStore(settings)
+        self.redis = RedisStore(settings)
+        self._stores: tuple[Store[Any], ...] = (self.postgres, self.mongo, self.redis)
+
+    async def open(self) -> None:
+        """Connect to all stores at once, within `Settings.open_timeout`. Idempotent.
+
+        A degradable store that does not answer is logged, and used once it is back.
+        Raises: UnavailableError or ConfigurationError that says which required store failed and
+        how; then nothing is left open.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                openings = [group.create_task(self._open_one(store)) for store in self._stores]
+            errors = [error for each in openings if (error := each.result()) is not None]
+            if errors:
+                raise _joined(errors)  # noqa: TRY301 - closed below like after any other failure
+        except BaseException:
+            await complete(self.close())
+            raise
+
+    async def close(self) -> None:
+        """Close all stores in reverse order, each whatever became of the others. Idempotent."""
+        async with AsyncExitStack() as stack:
+            for store in self._stores:
+                stack.push_async_callback(store.close)
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await complete(self.close())
+
+    async def health(self) -> Health:
+        """Ask every store how it does, all at once, within `Settings.health_timeout`. Never raises."""
+        async with asyncio.TaskGroup() as group:
+            postgres, mongo, redis = (group.create_task(self._ask(store)) for store in self._stores)
+        answers = {"postgres": postgres.result(), "mongo": mongo.result(), "redis": redis.result()}
+        return Health(ok=all(each.ok or not each.required for each in answers.values()), **answers)
+
+    async def _open_one(self, store: Store[Any]) -> MultiDBError | None:
+        """Open a store; return what is wrong if it is required and does not answer."""
+        try:
+            await store.open()
+            async with asyncio.timeout(self.settings.open_timeout.total_seconds()):
+                await store.ask()
+        except TimeoutError:
+            error: MultiDBError = StoreTimeoutError(
+                f"no answer within {self.settings.open_timeout.total_seconds():g} s (MULTIDB_OPEN_TIMEOUT)",
+                store=store.name,
+                operation="open",
+            )
+        except MultiDBError as caught:
+            error = caught
+        else:
+            return None
+        # A wrong setting does not heal by waiting, so it is never taken for a store being away.
+        if store.name in self.settings.degradable_stores and not isinstance(error, ConfigurationError):
+            _log.warning("%s is away, opening without it: %s", store.name, error)
+            return None
+        return error
+
+    async def _ask(self, store: Store[Any]) -> StoreHealth:
+        required = store.name not in self.settings.degradable_stores
+        start = time.perf_counter()
+        try:
+            async with asyncio.timeout(self.settings.health_timeout.total_seconds()):
+                answer = await store.ask()
+        except TimeoutError:
+            detail = f"no answer within {self.settings.health_timeout.total_seconds():g} s"
+        except MultiDBError as error:
+            detail = str(error)
+        except Exception as error:  # a report must not fail, whatever a driver does
+            _log.exception("health of %s", store.name)
+            detail = f"{type(error).__name__} in the health report; see the log"
+        else:
+            return StoreHealth(
+                ok=True,
+                required=required,
+                latency=timedelta(seconds=time.perf_counter() - start),
+                version=answer.version,
+                role=answer.role,
+                pool=store.pool_usage(),
+            )
+        return StoreHealth(ok=False, required=required, pool=store.pool_usage(), detail=detail)
+
+
+async def check(settings: Settings) -> Health:
+    """Return the health of the stores these settings name, opened for this once. Never raises."""
+    manager = ConnectionManager(settings)
+    try:
+        for store in (manager.postgres, manager.mongo, manager.redis):
+            try:
+                await store.open()
+            except MultiDBError as error:
+                _log.warning("%s: %s", store.name, error)
+        return await manager.health()
+    finally:
+        await complete(manager.close())
+
+
+def _joined(errors: list[MultiDBError]) -> MultiDBError:
+    """Return one error for all stores that failed."""
+    if len(errors) == 1:
+        return errors[0]
+    text = "; ".join(f"{error.store}: {error}" for error in errors)
+    kind = next((type(error) for error in errors if isinstance(error, ConfigurationError)), UnavailableError)
+    joined = kind(text, operation="open")
+    joined.__cause__ = ExceptionGroup("the stores that failed", errors)
+    return joined

@@ -1,0 +1,44 @@
+"""The field types that models share."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
+
+from multidb.models.ids import uuid7
+
+__all__ = ["UNCHANGED", "Email", "Id", "Name", "NewId", "Slug", "UtcDatetime", "utc_now"]
+
+
+def utc_now() -> datetime:
+    """Return the present moment, aware and in UTC, at the millisecond MongoDB keeps."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+def _to_utc(value: datetime) -> datetime:
+    return value.astimezone(UTC)
+
+
+#: An aware datetime; kept and returned in UTC.
+UtcDatetime = Annotated[AwareDatetime, AfterValidator(_to_utc)]
+
+Id = UUID
+#: The id of something new: made here unless the caller brings one, so that a repeated add
+#: after a lost answer is refused and not stored twice.
+NewId = Annotated[UUID, Field(default_factory=uuid7)]
+
+#: One address: something before and after one `@`, no blanks. Whether mail arrives there only
+#: a mail can tell.
+Email = Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+$", max_length=254)]
+
+#: A person's or a thing's name: some text, not only blanks.
+Name = Annotated[str, StringConstraints(pattern=r"\S", max_length=200)]
+
+#: The part of a URL that names a thing: lower-case words joined by hyphens.
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:-[a-z0-9]+)*$", max_length=100)]
+
+#: Default of every field of a `…Changes` model: the column stays as it is. What is written is
+#: decided by `model_fields_set`, never by this value.
+UNCHANGED: Any = None

@@ -1,0 +1,35 @@
+"""System logs: what the services of an application report."""
+
+from enum import StrEnum
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import Field, StringConstraints
+
+from multidb.models.entity import Entity
+from multidb.models.fields import NewId, UtcDatetime, utc_now
+
+__all__ = ["LogLevel", "SystemLog"]
+
+
+class LogLevel(StrEnum):
+    """How grave an entry is, as in the standard library's `logging`."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+    CRITICAL = "critical"
+
+
+class SystemLog(Entity):
+    """One entry of a service's log. The caller makes it; it never changes."""
+
+    id: NewId
+    timestamp: Annotated[UtcDatetime, Field(default_factory=utc_now)]
+    level: LogLevel
+    service: Annotated[str, StringConstraints(min_length=1, max_length=100)]
+    message: Annotated[str, StringConstraints(max_length=100_000)]
+    context: dict[str, Any] = {}
+    user_id: UUID | None = None
+    request_id: Annotated[str, StringConstraints(max_length=200)] | None = None

@@ -1,0 +1,1 @@
+"""What is done to the stores rather than with them: migrations, schemas, sample data."""

@@ -1,0 +1,34 @@
+"""Servers of one's own, brought up to date: what `MultiDB.embedded` opens."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from multidb.ops import migrations, schemas
+from multidb.settings import Settings
+from multidb.stack import running
+from multidb.stores.completion import complete
+
+__all__ = ["initialise", "provisioned"]
+
+
+async def initialise(settings: Settings) -> list[str]:
+    """Migrate PostgreSQL and apply MongoDB's schemas; return the changes to the latter. Idempotent."""
+    await asyncio.to_thread(migrations.upgrade, settings)
+    return await schemas.apply(settings)
+
+
+@asynccontextmanager
+async def provisioned(directory: Path) -> AsyncIterator[Settings]:
+    """Run the directory's servers, their schemas up to date, for as long as the body takes."""
+    servers = running(directory)
+    # In a thread, for starting takes seconds; to its end even if cancelled, for what has been
+    # started must be stopped.
+    stack = await complete(asyncio.to_thread(servers.__enter__))
+    try:
+        settings = stack.settings()
+        await initialise(settings)
+        yield settings
+    finally:
+        await complete(asyncio.to_thread(servers.__exit__, None, None, None))

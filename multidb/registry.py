@@ -1,0 +1,104 @@
+"""The registry: every entity, its store, and where in it the entity lives.
+
+A repository declares its entity; this module lists them all, those that have no repository yet
+included, and is what `multidb routes` prints.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from multidb.errors import ConfigurationError, StoreName
+from multidb.repositories.companies import CompanyRepository
+from multidb.repositories.repository import Repository
+from multidb.repositories.sessions import SessionRepository
+from multidb.repositories.system_logs import SystemLogRepository
+from multidb.repositories.users import UserRepository
+
+__all__ = ["BUILT_IN", "ROUTES", "Route", "route_all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where an entity lives."""
+
+    #: The attribute on `MultiDB`.
+    entity: str
+    store: StoreName
+    #: Table, collection or key pattern.
+    target: str
+    #: The class that serves it; None where there is none yet.
+    repository: str | None = None
+
+
+#: The repositories `MultiDB` always has.
+BUILT_IN: tuple[type[Repository], ...] = (
+    CompanyRepository,
+    UserRepository,
+    SystemLogRepository,
+    SessionRepository,
+)
+
+_PLANNED = (
+    *(
+        Route(name, "postgres", name)
+        for name in (
+            "user_profiles",
+            "company_users",
+            "user_sessions",
+            "documents",
+            "forms",
+            "calendar_events",
+            "kanban_boards",
+            "audit_logs",
+        )
+    ),
+    Route("jobs", "postgres", "ai_processing_jobs"),
+    *(
+        Route(name, "mongo", name)
+        for name in (
+            "user_activity_logs",
+            "api_request_logs",
+            "document_metadata",
+            "ai_processing_results",
+            "form_submissions",
+            "dynamic_configurations",
+            "realtime_events",
+            "usage_analytics",
+        )
+    ),
+    Route("cache", "redis", "cache:user:{user_id}"),
+    Route("rate_limits", "redis", "rate_limit:user:{user_id}:{endpoint}"),
+    Route("presence", "redis", "realtime:user:{user_id}:presence"),
+    Route("uploads", "redis", "temp:upload:{upload_id}"),
+    Route("locks", "redis", "lock:document:{document_id}"),
+    Route("counters", "redis", "counter:api_calls:{endpoint}:{date}"),
+)
+
+
+def route_all(repositories: Iterable[type[Repository]]) -> tuple[Route, ...]:
+    """Return the routes of these repositories, each checked.
+
+    Raises: ConfigurationError if one is declared wrongly, or two share an entity or a target.
+    """
+    routes: list[Route] = []
+    taken: dict[tuple[str, str], type[Repository]] = {}
+    for repository in repositories:
+        repository.check()
+        route = Route(repository.entity(), repository.store, repository.target(), repository.__name__)
+        for kind, name in (("entity", route.entity), (route.store, route.target)):
+            other = taken.setdefault((kind, name), repository)
+            if other is not repository:
+                raise ConfigurationError(
+                    f"{repository.__name__} and {other.__name__} both claim the {kind} `{name}`: "
+                    f"one entity, one repository"
+                )
+        routes.append(route)
+    return tuple(routes)
+
+
+_ORDER: tuple[StoreName, ...] = ("postgres", "mongo", "redis")
+
+#: Every entity multidb knows, by store.
+ROUTES: tuple[Route, ...] = tuple(
+    sorted((*route_all(BUILT_IN), *_PLANNED), key=lambda route: _ORDER.index(route.store))
+)

@@ -1,0 +1,1 @@
+"""One file an entity, named after it; what they share is in `repository`, `postgres` and `mongo`."""

@@ -1,0 +1,132 @@
+"""`MongoRepository`: the calls every collection has."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Generic, cast
+from uuid import UUID
+
+from typing_extensions import TypeVar
+
+from multidb.errors import DataError, StoreName
+from multidb.models.entity import Entity
+from multidb.models.page import Page
+from multidb.repositories.repository import (
+    Repository,
+    known_fields,
+    misdeclared,
+    model_arguments,
+    page_size,
+    validated,
+)
+from multidb.stores.mongo.keyset import Keyset
+
+__all__ = ["MongoRepository"]
+
+ModelT = TypeVar("ModelT", bound=Entity)
+
+#: A query in MongoDB's own language: `{"level": {"$in": ["error", "critical"]}}`.
+Filter = Mapping[str, Any]
+
+
+class MongoRepository(Repository, Generic[ModelT]):
+    """Documents of one collection, as `ModelT`. The model's `id` is the document's `_id`.
+
+    All methods raise UnavailableError if MongoDB cannot be reached, and DataError for a value or
+    a field name that does not fit. They take no part in `db.transaction()`.
+    """
+
+    store: ClassVar[StoreName] = "mongo"
+    collection: ClassVar[str]
+    #: The order of `find` where the caller names none.
+    order_by: ClassVar[str] = "id"
+
+    model: ClassVar[type[Entity]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if models := model_arguments(cls, MongoRepository):
+            cls.model = models[0]
+
+    @classmethod
+    def target(cls) -> str:
+        return cls.collection
+
+    @classmethod
+    def check(cls) -> None:
+        if not hasattr(cls, "model") or not hasattr(cls, "collection"):
+            raise misdeclared(cls, "declare `class Name(MongoRepository[Model])` and its `collection`")
+        known_fields([cls.order_by.removeprefix("-")], cls.model, cls.__name__)
+
+    async def get(self, id: UUID) -> ModelT | None:
+        """Return the document with this id, or None.
+
+        Source: MongoDB; not cached.
+        """
+        document = await self._resources.mongo.find_one(
+            self.collection, {"_id": id}, operation=self._operation("get")
+        )
+        return self._model_of(document) if document is not None else None
+
+    async def find(
+        self,
+        *filters: Filter,
+        order_by: str | Sequence[str] | None = None,
+        limit: int = 50,
+        after: str | None = None,
+        **equal: Any,
+    ) -> Page[ModelT]:
+        """Return one page of the documents that match every filter.
+
+        `filters` are MongoDB queries; `equal` names fields and the values they must have (None
+        for absent). `order_by` names fields, `-name` for descending; ties are broken by `id`.
+        `limit` is 1 to 1000. Give a page's `next` as `after` for the page that follows it:
+        documents added meanwhile make it neither repeat nor skip one that was there throughout.
+
+        Raises: InvalidCursorError if `after` comes from another query.
+        Source: MongoDB; the cost grows with `limit` where an index serves the order.
+        """
+        operation = self._operation("find")
+        size = page_size(limit, operation)
+        keyset = Keyset(self._order(order_by, operation))
+        query = self._matching(filters, equal, operation)
+        binding = repr((self.collection, query, keyset.sort)).encode()
+        if after is not None:
+            query = [*query, keyset.after(self._resources.cursors.decode(after, query=binding))]
+        documents = await self._resources.mongo.find(
+            self.collection,
+            {"$and": query} if query else {},
+            sort=keyset.sort,
+            limit=size + 1,
+            operation=operation,
+        )
+        following = None
+        if len(documents) > size:
+            position = keyset.position(documents[size - 1])
+            following = self._resources.cursors.encode(position, query=binding)
+        return Page(tuple(map(self._model_of, documents[:size])), following)
+
+    def _document_of(self, model: ModelT) -> dict[str, Any]:
+        document = model.model_dump(exclude_none=True)
+        return {"_id": document.pop("id"), **document}
+
+    def _model_of(self, document: Mapping[str, Any]) -> ModelT:
+        values = {"id" if name == "_id" else name: value for name, value in document.items()}
+        return cast(ModelT, validated(self.model, values, self._operation("read")))
+
+    def _matching(self, filters: Sequence[Filter], equal: Mapping[str, Any], operation: str) -> list[Filter]:
+        known_fields(equal, self.model, operation)
+        for each in filters:
+            if not isinstance(each, Mapping):
+                raise DataError(
+                    "a filter must be a MongoDB query, such as {'level': 'error'}", operation=operation
+                )
+        named = [{_stored_name(name): value} for name, value in equal.items()]
+        return [*filters, *named]
+
+    def _order(self, order_by: str | Sequence[str] | None, operation: str) -> list[tuple[str, int]]:
+        names = [order_by or self.order_by] if isinstance(order_by, str | None) else list(order_by)
+        known_fields([name.removeprefix("-") for name in names], self.model, operation)
+        return [(_stored_name(name.removeprefix("-")), -1 if name.startswith("-") else 1) for name in names]
+
+
+def _stored_name(field: str) -> str:
+    return "_id" if field == "id" else field

@@ -1,0 +1,135 @@
+"""What every repository is, whatever its store."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from multidb.cache.aside import CacheAside
+from multidb.errors import ConfigurationError, DataError, StoreName
+from multidb.settings import Settings
+from multidb.stores.cursor import CursorCodec
+from multidb.stores.mongo.client import MongoStore
+from multidb.stores.postgres.engine import PostgresStore
+from multidb.stores.redis.client import RedisStore
+
+__all__ = [
+    "MAX_PAGE",
+    "Repository",
+    "Resources",
+    "known_fields",
+    "misdeclared",
+    "model_arguments",
+    "page_size",
+    "validated",
+    "validated_json",
+]
+
+#: The most items one page may have.
+MAX_PAGE = 1000
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What `MultiDB` hands every repository when it wires it."""
+
+    settings: Settings
+    postgres: PostgresStore
+    mongo: MongoStore
+    redis: RedisStore
+    cache: CacheAside
+    cursors: CursorCodec
+
+
+class Repository(ABC):
+    """One entity's calls on one store. Subclasses declare; `MultiDB` wires."""
+
+    store: ClassVar[StoreName]
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+
+    @classmethod
+    @abstractmethod
+    def target(cls) -> str:
+        """Return the table, collection or key pattern the entity lives in."""
+
+    @classmethod
+    def entity(cls) -> str:
+        """Return what the entity is called in routes and errors; as a rule, where it lives."""
+        return cls.target()
+
+    @classmethod
+    @abstractmethod
+    def check(cls) -> None:
+        """Hold the declarations against each other and against what the store can do.
+
+        Raises: ConfigurationError that names the class and what is wrong.
+        """
+
+    @classmethod
+    def _operation(cls, name: str) -> str:
+        return f"{cls.entity()}.{name}"
+
+
+def model_arguments(cls: type, base: type) -> tuple[Any, ...]:
+    """Return the models in `class cls(base[User, NewUser])`, for a class that names them."""
+    for declared in getattr(cls, "__orig_bases__", ()):
+        if getattr(declared, "__origin__", None) is base:
+            return get_args(declared)
+    return ()
+
+
+def validated(model: type[ModelT], values: Mapping[str, Any], operation: str) -> ModelT:
+    """Return `values` as a model.
+
+    Raises: DataError that names the first field that does not fit, and why; never its value.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise _first_misfit(model, error, operation) from error
+
+
+def validated_json(model: type[ModelT], stored: bytes, operation: str) -> ModelT:
+    """Return stored JSON as a model. Raises: DataError, as `validated` does."""
+    try:
+        return model.model_validate_json(stored)
+    except ValidationError as error:
+        raise _first_misfit(model, error, operation) from error
+
+
+def _first_misfit(model: type[BaseModel], error: ValidationError, operation: str) -> DataError:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or "value"
+    if first["type"] == "extra_forbidden":
+        problem = f"`{field}` is not a field of {model.__name__}; it has {', '.join(model.model_fields)}"
+    else:
+        problem = f"`{field}` of {model.__name__}: {first['msg']}"
+    return DataError(problem, operation=operation)
+
+
+def page_size(limit: int, operation: str) -> int:
+    """Return `limit` if a page may have that many items. Raises: DataError."""
+    if type(limit) is not int or not 1 <= limit <= MAX_PAGE:
+        raise DataError(f"`limit` must be a whole number from 1 to {MAX_PAGE}", operation=operation)
+    return limit
+
+
+def known_fields(names: Iterable[str], model: type[BaseModel], operation: str) -> None:
+    """Raise: DataError for the first name that is not a field of `model`."""
+    for name in names:
+        if name not in model.model_fields:
+            raise DataError(
+                f"`{name}` is not a field of {model.__name__}; it has {', '.join(model.model_fields)}",
+                operation=operation,
+            )
+
+
+def misdeclared(cls: type, problem: str) -> ConfigurationError:
+    """Return the error of a repository class whose declarations do not fit."""
+    return ConfigurationError(f"{cls.__name__}: {problem}")

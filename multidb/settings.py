@@ -1,0 +1,247 @@
+"""Settings, from MULTIDB_* variables, their *_FILE variants and `.env`."""
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from multidb.errors import ConfigurationError, StoreName
+
+__all__ = [
+    "ENV_FILES",
+    "STORES",
+    "MongoDriver",
+    "MongoSettings",
+    "PostgresSettings",
+    "Settings",
+    "redacted_url",
+]
+
+ENV_PREFIX = "MULTIDB_"
+
+#: Read in this order, the later wins: what `multidb start` wrote here, then the user's own.
+ENV_FILES = (".multidb/multidb.env", ".env")
+
+MongoDriver: TypeAlias = Literal["motor", "pymongo"]
+
+
+def _url(schemes: tuple[str, ...], *, database: bool) -> Callable[[SecretStr], SecretStr]:
+    """Return a validator of a connection URL. Its errors quote no part of the value."""
+
+    def check(value: SecretStr) -> SecretStr:
+        try:
+            parts = urlsplit(value.get_secret_value().strip())
+        except ValueError:
+            raise ValueError("is not a URL; special characters must be percent-encoded") from None
+        if parts.scheme not in schemes:
+            allowed = ", ".join(f"{scheme}://" for scheme in schemes)
+            raise ValueError(f"must begin with one of {allowed}")
+        if not parts.netloc.rpartition("@")[2]:
+            raise ValueError("must name a host")
+        if database and not parts.path.strip("/"):
+            raise ValueError("must end in a database, as in scheme://user:password@host:port/database")
+        return SecretStr(value.get_secret_value().strip())
+
+    return check
+
+
+def _words(value: object) -> object:
+    """Split `redis, mongo` into its words; anything but a string passes as it is."""
+    return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
+def _positive(value: timedelta) -> timedelta:
+    if value <= timedelta(0):
+        raise ValueError("must be more than zero seconds")
+    return value
+
+
+def _seconds(value: object) -> object:
+    """Read a bare number, the way variables carry it, as seconds."""
+    if isinstance(value, str):
+        try:
+            return timedelta(seconds=float(value))
+        except (ValueError, OverflowError):
+            raise ValueError("must be a number of seconds, such as 2.5") from None
+    return value
+
+
+Seconds = Annotated[timedelta, BeforeValidator(_seconds), AfterValidator(_positive)]
+PoolSize = Annotated[int, Field(ge=1, le=10_000)]
+
+
+class _Variables(BaseSettings):
+    """How a setting is found: by argument, variable, named file, then `.env`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_file=ENV_FILES,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_default=True,
+    )
+
+    def __init__(self, **values: Any) -> None:
+        # pydantic's own error would carry the wrong value, which may be a password.
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigurationError(_explain(error)) from None
+        except SettingsError as error:
+            cause = error.__cause__
+            raise (
+                cause if isinstance(cause, ConfigurationError) else ConfigurationError(str(error))
+            ) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        env_file = dotenv_settings.env_file if isinstance(dotenv_settings, DotEnvSettingsSource) else None
+        return (
+            init_settings,
+            env_settings,
+            _FileNamedByVariable(settings_cls),
+            dotenv_settings,
+            _FileNamedByDotEnv(settings_cls, env_file=env_file),
+        )
+
+
+class PostgresSettings(_Variables):
+    """What PostgreSQL alone needs; migrations read no more."""
+
+    #: `postgresql://user:password@host:5432/database`
+    postgres_url: Annotated[
+        SecretStr, AfterValidator(_url(("postgresql", "postgres", "postgresql+asyncpg"), database=True))
+    ]
+    #: The most connections the client opens; a caller waits for a free one as long as the timeout.
+    postgres_pool_size: PoolSize = 10
+    #: How long one operation may take, waiting for a connection included.
+    postgres_timeout: Seconds = timedelta(seconds=30)
+    #: How long any server may take to accept a connection.
+    connect_timeout: Seconds = timedelta(seconds=5)
+
+
+class MongoSettings(_Variables):
+    """What MongoDB alone needs."""
+
+    #: `mongodb://user:password@host:27017/database?authSource=admin`
+    mongo_url: Annotated[SecretStr, AfterValidator(_url(("mongodb", "mongodb+srv"), database=True))]
+    mongo_driver: MongoDriver = "motor"
+    mongo_pool_size: PoolSize = 50
+    mongo_timeout: Seconds = timedelta(seconds=30)
+    connect_timeout: Seconds = timedelta(seconds=5)
+
+
+class Settings(PostgresSettings, MongoSettings):
+    """Where the stores are and how they are used.
+
+    Each field is read from the argument of its name, else from the variable
+    `MULTIDB_<NAME>`, else from the file that `MULTIDB_<NAME>_FILE` names, else
+    from `.env`. Durations are seconds where a variable gives them.
+
+    Raises: ConfigurationError that names each wrong variable and what would be right.
+    """
+
+    #: `redis://:password@host:6379/0`
+    redis_url: Annotated[SecretStr, AfterValidator(_url(("redis", "rediss"), database=False))]
+    redis_pool_size: PoolSize = 50
+    redis_timeout: Seconds = timedelta(seconds=5)
+    #: Stands in front of every Redis key, as in `shop:session:user:{…}`.
+    key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]*$", max_length=100)] = ""
+
+    #: Keys session tokens and page cursors. Every process of one application needs the same.
+    #: Without it they are keyed by the PostgreSQL password, and changing that ends all sessions.
+    secret_key: Annotated[SecretStr, Field(min_length=32)] | None = None
+
+    #: Stores the application can do without: `open` and `health` succeed while these are away.
+    degradable_stores: Annotated[frozenset[StoreName], NoDecode, BeforeValidator(_words)] = frozenset()
+    #: How long opening all stores may take, together.
+    open_timeout: Seconds = timedelta(seconds=10)
+    #: How long closing a store waits for the calls still under way.
+    close_timeout: Seconds = timedelta(seconds=10)
+    #: How long one health report may take.
+    health_timeout: Seconds = timedelta(seconds=2)
+
+    #: How long one loader may take before another may fill the same cache entry.
+    cache_lease: Seconds = timedelta(seconds=10)
+    #: How long a session lives after it was created.
+    session_lifetime: Seconds = timedelta(days=14)
+
+    def derive_key(self, purpose: str) -> bytes:
+        """Return the 32-byte key for `purpose`: the same in every process with these settings."""
+        if self.secret_key is not None:
+            secret = self.secret_key.get_secret_value()
+        else:
+            url = self.postgres_url.get_secret_value()
+            secret = urlsplit(url).password or url
+        return hmac.digest(secret.encode(), f"multidb:{purpose}".encode(), hashlib.sha256)
+
+
+class _NamedFile(EnvSettingsSource):
+    """Reads the value of X from the file that X_FILE names, less the newline that ends it."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        variable = f"{self.env_prefix}{field_name}_file"
+        path = self.env_vars.get(variable if self.case_sensitive else variable.lower())
+        if not path:
+            return None, field_name, False
+        try:
+            return Path(path).read_text(encoding="utf-8").removesuffix("\n"), field_name, False
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(
+                f"{variable.upper()} must name a readable text file ({type(error).__name__})"
+            ) from None
+
+
+class _FileNamedByVariable(_NamedFile):
+    pass
+
+
+class _FileNamedByDotEnv(_NamedFile, DotEnvSettingsSource):
+    pass
+
+
+def _explain(error: ValidationError) -> str:
+    """Return one line a wrong field: its variable, and what would be right."""
+    lines: list[str] = []
+    for detail in error.errors(include_url=False, include_context=False, include_input=False):
+        variable = ENV_PREFIX + str(detail["loc"][0]).upper() if detail["loc"] else "MULTIDB_*"
+        if detail["type"] == "missing":
+            lines.append(f"{variable} is required")
+        else:
+            lines.append(f"{variable}: {detail['msg'].removeprefix('Value error, ')}")
+    return "; ".join(dict.fromkeys(lines))
+
+
+def redacted_url(url: SecretStr) -> str:
+    """Return the URL with its password hidden."""
+    parts = urlsplit(url.get_secret_value())
+    userinfo, at, host = parts.netloc.rpartition("@")
+    user, colon, _ = userinfo.partition(":")
+    return urlunsplit(parts._replace(netloc=f"{user}{':***' if colon else ''}{at}{host}"))
+
+
+#: The stores, in the order they are opened and shown.
+STORES: tuple[StoreName, ...] = get_args(StoreName)

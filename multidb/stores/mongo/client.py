@@ -1,0 +1,102 @@
+"""MongoDB's one way in: a client of either driver, and the calls the repositories make."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from multidb.models.health import PoolUsage, Role
+from multidb.settings import Settings
+from multidb.stores.mongo.driver import Client, Database, load
+from multidb.stores.mongo.errors import translating
+from multidb.stores.mongo.pool import PoolCounter
+from multidb.stores.store import Answer, Store
+
+__all__ = ["MongoStore"]
+
+Document = dict[str, Any]
+#: Field and direction, 1 or -1, in order of weight.
+Sort = Sequence[tuple[str, int]]
+
+
+class MongoStore(Store[Client]):
+    """Reads and writes documents. Writes are acknowledged by a majority, and journalled."""
+
+    name = "mongo"
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._pool = PoolCounter()
+
+    @property
+    def database(self) -> Database:
+        """The driver's own database object, Motor's or PyMongo's, for what the repositories do not offer."""
+        return self.opened[_database_name(self.settings.mongo_url.get_secret_value())]
+
+    async def insert(self, collection: str, document: Document, *, operation: str) -> None:
+        """Store one document, which brings its own `_id`."""
+        with translating(operation):
+            await self.database[collection].insert_one(document)
+
+    async def find_one(self, collection: str, query: Mapping[str, Any], *, operation: str) -> Document | None:
+        """Return the first document that matches, or None."""
+        with translating(operation):
+            document: Document | None = await self.database[collection].find_one(query)
+        return document
+
+    async def find(
+        self, collection: str, query: Mapping[str, Any], *, sort: Sort, limit: int, operation: str
+    ) -> list[Document]:
+        """Return the first `limit` documents that match, in order."""
+        with translating(operation):
+            cursor = self.database[collection].find(query, sort=list(sort), limit=limit, batch_size=limit)
+            documents: list[Document] = await cursor.to_list(limit)
+        return documents
+
+    async def command(self, command: Mapping[str, Any], *, operation: str) -> Document:
+        """Run one database command and return its answer."""
+        with translating(operation):
+            answer: Document = await self.database.command(dict(command))
+        return answer
+
+    async def ask(self) -> Answer:
+        with translating("health"):
+            hello = await self.opened.admin.command("hello")
+            build = await self.opened.admin.command("buildInfo")
+        role: Role = (
+            "primary" if hello["isWritablePrimary"] else "replica" if hello.get("secondary") else "unknown"
+        )
+        return Answer(str(build["version"]), role)
+
+    def pool_usage(self) -> PoolUsage | None:
+        if self._client is None:
+            return None
+        return PoolUsage(size=self._pool.size, in_use=self._pool.in_use, limit=self.settings.mongo_pool_size)
+
+    async def _connect(self) -> Client:
+        settings = self.settings
+        milliseconds = {
+            "connectTimeoutMS": settings.connect_timeout,
+            "serverSelectionTimeoutMS": settings.connect_timeout,
+            "timeoutMS": settings.mongo_timeout,
+        }
+        self._pool = PoolCounter()
+        with translating("open"):
+            return load(settings.mongo_driver).connect(
+                settings.mongo_url.get_secret_value(),
+                {
+                    "appname": "multidb",
+                    "event_listeners": [self._pool],
+                    "maxPoolSize": settings.mongo_pool_size,
+                    "tz_aware": True,
+                    "uuidRepresentation": "standard",
+                    "w": "majority",
+                    **{name: int(value.total_seconds() * 1000) for name, value in milliseconds.items()},
+                },
+            )
+
+    async def _disconnect(self, client: Client) -> None:
+        await load(self.settings.mongo_driver).close(client)
+
+
+def _database_name(url: str) -> str:
+    return urlsplit(url).path.strip("/")

@@ -1,0 +1,238 @@
+"""What PyMongo and Motor raise, told as multidb's errors: by server code, label and class, never by text.
+
+Of what the server tells, only field names are repeated: `errmsg` and `keyValue` hold values.
+"""
+
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from bson.errors import BSONError
+from pymongo import errors as driver
+
+from multidb.errors import (
+    AlreadyExistsError,
+    ConfigurationError,
+    ConflictError,
+    ConstraintError,
+    DataError,
+    MultiDBError,
+    StoreError,
+    StoreTimeoutError,
+    TransactionError,
+    UnavailableError,
+)
+
+__all__ = ["translate", "translating"]
+
+
+class _Kind(NamedTuple):
+    """What an error becomes. `retryable` None: what its class says."""
+
+    error: type[MultiDBError]
+    message: str
+    retryable: bool | None = None
+
+
+_UNREACHED = _Kind(UnavailableError, "MongoDB could not be reached, or the connection broke")
+_ELECTING = _Kind(UnavailableError, "the MongoDB server is stopping or is not the primary")
+_TIMED_OUT = _Kind(StoreTimeoutError, "MongoDB did not answer in time; a write may have happened")
+_UNCONFIRMED = _Kind(StoreTimeoutError, "the write happened, but was not replicated in time")
+_DUPLICATE = _Kind(AlreadyExistsError, "another document already has this value")
+_CONFLICT = _Kind(ConflictError, "a concurrent operation changed the same documents", retryable=True)
+_UNFIT = _Kind(DataError, "a value does not fit its field")
+_NOT_UNICODE = _Kind(DataError, "a text holds code points that UTF-8 cannot write")
+_TOO_LARGE = _Kind(DataError, "the document is larger than MongoDB allows")
+_ENDED = _Kind(TransactionError, "the transaction has ended or does not allow this")
+_CURSOR_LOST = _Kind(StoreError, "the server dropped the cursor; read again from the start", retryable=True)
+_REFUSED_LOGIN = _Kind(
+    ConfigurationError, "MongoDB refused the login; check the user and password in MULTIDB_MONGO_URL"
+)
+_STANDALONE = _Kind(ConfigurationError, "this needs a replica set; MULTIDB_MONGO_URL leads to a lone server")
+_OVERLOADED = _Kind(UnavailableError, "MongoDB is overloaded")
+_REFUSED = _Kind(StoreError, "MongoDB refused the operation or failed at it")
+
+#: https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml
+_BY_CODE: dict[int, _Kind] = {
+    # HostUnreachable, HostNotFound, StaleShardVersion, StaleEpoch, RetryChangeStream,
+    # ConnectionPoolExpired, ReauthenticationRequired, SocketException, StaleConfig
+    **dict.fromkeys((6, 7, 63, 150, 234, 317, 391, 9001, 13388), _UNREACHED),
+    # ShutdownInProgress, FailedToSatisfyReadPreference, ReadConcernMajorityNotAvailableYet,
+    # PrimarySteppedDown, InterruptedAtShutdown, InterruptedDueToReplStateChange
+    **dict.fromkeys((91, 133, 134, 189, 11600, 11602), _ELECTING),
+    # LegacyNotPrimary, NotWritablePrimary, NotPrimaryNoSecondaryOk, NotPrimaryOrSecondary
+    **dict.fromkeys((10058, 10107, 13435, 13436), _ELECTING),
+    # MaxTimeMSExpired, NetworkTimeout, NetworkInterfaceExceededTimeLimit, ExceededTimeLimit
+    **dict.fromkeys((50, 89, 202, 262), _TIMED_OUT),
+    # WriteConcernTimeout
+    64: _UNCONFIRMED,
+    # DuplicateKey, also as older servers and findAndModify say it
+    **dict.fromkeys((11000, 11001, 12582), _DUPLICATE),
+    # LockTimeout, LockBusy, WriteConflict, SnapshotTooOld, SnapshotUnavailable
+    **dict.fromkeys((24, 46, 112, 239, 246), _CONFLICT),
+    # TransactionTooOld, TransactionAborted, NoSuchTransaction, TransactionCommitted,
+    # OperationNotSupportedInTransaction
+    **dict.fromkeys((225, 244, 251, 256, 263), _ENDED),
+    # TransactionExceededLifetimeLimitSeconds
+    290: _Kind(StoreTimeoutError, "the transaction took too long and was rolled back"),
+    # DocumentValidationFailure
+    121: _Kind(ConstraintError, "the document does not pass the collection's validator"),
+    # TypeMismatch, Overflow, InvalidBSON, PathNotViable
+    **dict.fromkeys((14, 15, 22, 28), _UNFIT),
+    # BSONObjectTooLarge, and the same of the document an update makes
+    **dict.fromkeys((10334, 17419, 17420), _TOO_LARGE),
+    # CursorNotFound, CursorKilled
+    **dict.fromkeys((43, 237), _CURSOR_LOST),
+    # Unauthorized
+    13: _Kind(StoreError, "the MongoDB user has no permission for this"),
+    # AuthenticationFailed, MechanismUnavailable
+    **dict.fromkeys((18, 334), _REFUSED_LOGIN),
+    # NamespaceNotFound
+    26: _Kind(StoreError, "the collection does not exist; has `multidb migrate` run?"),
+    # IngressRequestRateLimitExceeded
+    462: _OVERLOADED,
+    # Interrupted
+    11601: _Kind(StoreError, "the operation was interrupted on the server", retryable=True),
+    # OutOfDiskSpace
+    14031: _Kind(UnavailableError, "MongoDB has no disk space left"),
+    # a change stream on a server outside a replica set
+    40573: _STANDALONE,
+}
+
+#: By class, the nearest first, where no code decides.
+_BY_CLASS: dict[type, _Kind] = {
+    driver.PyMongoError: _REFUSED,
+    driver.ConnectionFailure: _UNREACHED,
+    driver.NotPrimaryError: _ELECTING,
+    driver.ServerSelectionTimeoutError: _Kind(UnavailableError, "no MongoDB server could be reached in time"),
+    driver.WaitQueueTimeoutError: _Kind(StoreTimeoutError, "no connection of the pool was free in time"),
+    driver.NetworkTimeout: _TIMED_OUT,
+    driver.ExecutionTimeout: _TIMED_OUT,
+    driver.WTimeoutError: _UNCONFIRMED,
+    driver.DuplicateKeyError: _DUPLICATE,
+    driver.CursorNotFound: _CURSOR_LOST,
+    driver.ConfigurationError: _Kind(ConfigurationError, "the driver cannot use MULTIDB_MONGO_URL"),
+    driver.InvalidName: _Kind(
+        ConfigurationError, "a database or collection has a name MongoDB does not allow"
+    ),
+    driver.InvalidOperation: _Kind(
+        StoreError, "the driver refused the call: the client is closed, or the call is not valid now"
+    ),
+    driver.CollectionInvalid: _Kind(StoreError, "the collection exists already, or is not as it should be"),
+    driver.EncryptionError: _Kind(StoreError, "encryption or decryption failed"),
+    driver.ProtocolError: _Kind(StoreError, "the driver could not understand MongoDB"),
+    driver.DocumentTooLarge: _TOO_LARGE,
+    BSONError: _Kind(DataError, "a value cannot be written as BSON, or read from it"),
+    OverflowError: _Kind(DataError, "a whole number does not fit in eight bytes"),  # bson raises Python's
+    UnicodeEncodeError: _NOT_UNICODE,
+    TimeoutError: _TIMED_OUT,
+    OSError: _UNREACHED,
+}
+
+#: What the server or the driver says about a retry, and what that means where the code says nothing.
+#: https://github.com/mongodb/specifications: transactions, retryable-writes, client-backpressure
+_BY_LABEL: dict[str, _Kind] = {
+    "TransientTransactionError": _CONFLICT,
+    "UnknownTransactionCommitResult": _Kind(UnavailableError, "the outcome of the commit is unknown"),
+    "RetryableWriteError": _UNREACHED,
+    "RetryableError": _OVERLOADED,
+}
+
+
+class translating:  # noqa: N801  reads as what it does: `with translating("system_logs.find"): ...`
+    """Raise what MongoDB's driver raises inside as multidb's errors, and let all else pass."""
+
+    __slots__ = ("_operation",)
+
+    def __init__(self, operation: str) -> None:
+        self._operation = operation
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            translated = translate(error, self._operation)
+            if translated is not None:
+                raise translated from error
+
+
+def translate(error: BaseException, operation: str) -> MultiDBError | None:
+    """Return what `error` is to callers of multidb, or None if it does not come from the driver."""
+    cause = _cause(error)
+    if cause is not None and (translated := translate(cause, operation)) is not None:
+        return translated
+    kind = next((_BY_CLASS[cls] for cls in type(error).__mro__ if cls in _BY_CLASS), None)
+    if kind is None:
+        return None
+    failure = _failure(error)
+    raised, message, retryable = _BY_CODE.get(failure.get("code", 0), kind)
+    if isinstance(error, driver.PyMongoError):
+        for label, meaning in _BY_LABEL.items():
+            if error.has_error_label(label):
+                retryable = True
+                if raised is StoreError or raised is TransactionError:
+                    raised, message, _ = meaning
+                break
+    if not issubclass(raised, ConstraintError):
+        return raised(message, store="mongo", operation=operation, retryable=retryable)
+    fields = tuple(dict.fromkeys(_fields(failure)))
+    if fields:
+        message = f"{message} ({'field' if len(fields) == 1 else 'fields'} {', '.join(fields)})"
+    return raised(message, columns=fields, store="mongo", operation=operation, retryable=retryable)
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """Return the error that one of the driver's errors only carries."""
+    if isinstance(error, driver.EncryptionError):
+        return error.cause
+    if isinstance(error, driver.ClientBulkWriteException) and not error.write_errors:
+        return error.error if isinstance(error.error, BaseException) else None
+    return None
+
+
+def _failure(error: BaseException) -> Mapping[str, Any]:
+    """Return what the server said of the failure, with its code; of a bulk's failures, the first."""
+    if not isinstance(error, driver.OperationFailure | driver.AutoReconnect):
+        return {}
+    details: Any = error.details
+    told: Mapping[str, Any] = details if isinstance(details, Mapping) else {}
+    if isinstance(error, driver.BulkWriteError | driver.ClientBulkWriteException):
+        failures = [
+            *(told.get("writeErrors") or ()),
+            told.get("error"),
+            *(told.get("writeConcernErrors") or ()),
+        ]
+        return next((failure for failure in failures if isinstance(failure, Mapping)), {})
+    if isinstance(error, driver.OperationFailure) and error.code is not None:
+        return {**told, "code": error.code}
+    return told
+
+
+def _fields(failure: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the fields a duplicate key or a validator's complaint is about."""
+    yield from failure.get("keyPattern") or ()
+    complaint = (failure.get("errInfo") or {}).get("details")
+    yield from _complained_of(complaint)
+
+
+def _complained_of(complaint: object, within: str = "") -> Iterator[str]:
+    """Yield the dotted names in a validator's complaint; the values it considered stand beside them.
+
+    https://www.mongodb.com/docs/manual/core/schema-validation/handle-invalid-documents/
+    """
+    if isinstance(complaint, list):
+        for part in complaint:
+            yield from _complained_of(part, within)
+    elif isinstance(complaint, Mapping):
+        yield from (within + name for name in complaint.get("missingProperties", ()))
+        name = complaint.get("propertyName")
+        inside = f"{within}{name}." if name else within
+        nested = [
+            field
+            for key in ("schemaRulesNotSatisfied", "propertiesNotSatisfied", "clausesNotSatisfied", "details")
+            for field in _complained_of(complaint.get(key), inside)
+        ]
+        yield from nested or ([within + name] if name else [])

@@ -1,0 +1,16 @@
+"""Motor: PyMongo in threads. Delete this file when Motor goes."""
+
+import asyncio
+from typing import Any
+
+from motor.motor_asyncio import AsyncIOMotorClient
+
+__all__ = ["close", "connect"]
+
+
+def connect(url: str, options: dict[str, Any]) -> AsyncIOMotorClient[dict[str, Any]]:
+    return AsyncIOMotorClient(url, io_loop=asyncio.get_running_loop(), **options)
+
+
+async def close(client: AsyncIOMotorClient[dict[str, Any]]) -> None:
+    client.close()

@@ -1,0 +1,282 @@
+"""PostgreSQL's one way in: a pool of asyncpg connections, from which the SQLAlchemy engine borrows too."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from multidb.models.health import PoolUsage
+from multidb.settings import PostgresSettings, Settings
+from multidb.stores.completion import complete
+from multidb.stores.postgres.errors import translating
+from multidb.stores.postgres.statements import Statement
+from multidb.stores.postgres.transactions import (
+    AfterCommit,
+    Connection,
+    Transaction,
+    enter,
+    leave,
+    transaction_of,
+)
+from multidb.stores.store import Answer, Store
+
+__all__ = ["PostgresStore", "Record", "connect"]
+
+if TYPE_CHECKING:
+    Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
+else:
+    Pool = asyncpg.Pool
+
+#: A row, by column.
+Record: TypeAlias = asyncpg.Record
+
+
+def dsn(settings: PostgresSettings) -> str:
+    """Return the URL as asyncpg reads it, without SQLAlchemy's `+asyncpg`."""
+    parts = urlsplit(settings.postgres_url.get_secret_value())
+    return urlunsplit(parts._replace(scheme="postgresql"))
+
+
+async def connect(settings: PostgresSettings) -> "asyncpg.Connection[asyncpg.Record]":
+    """Return one connection outside any pool, for migrations and the like."""
+    return await asyncpg.connect(dsn(settings), timeout=settings.connect_timeout.total_seconds())
+
+
+class PostgresStore(Store[Pool]):
+    """Runs compiled statements, inside the ambient transaction if there is one."""
+
+    name = "postgres"
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._engine: AsyncEngine | None = None
+
+    async def fetch(
+        self,
+        statement: Statement,
+        values: Mapping[str, Any] | None = None,
+        *,
+        operation: str,
+        columns_of: Mapping[str, Sequence[str]] | None = None,
+    ) -> list[Record]:
+        """Run one statement and return its rows.
+
+        `columns_of` tells, for the errors, which columns each unique index covers.
+        """
+        with translating(operation, columns_of):
+            async with self._connection(operation) as connection:
+                return await connection.fetch(statement.sql, *statement.arguments(values))
+
+    async def copy(
+        self,
+        table: str,
+        columns: Sequence[str],
+        records: Iterable[Sequence[Any]],
+        *,
+        operation: str,
+        columns_of: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """Add `records` by COPY: all of them or, on any error, none."""
+        with translating(operation, columns_of):
+            async with self._connection(operation) as connection:
+                await connection.copy_records_to_table(table, records=records, columns=list(columns))
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Begin a transaction, or a savepoint where one is ambient.
+
+        Commits at the end of the block; an error or a cancellation inside rolls back.
+        Raises: UnavailableError if the connection breaks, also while committing: then whether
+        it committed is not known.
+        """
+        outer = transaction_of(self)
+        if outer is not None:
+            async with self._begin(outer.connection, outer) as savepoint:
+                yield savepoint
+            outer.after_commit += savepoint.after_commit
+            return
+        transaction = None
+        try:
+            async with self._pooled("transaction") as connection, self._begin(connection, None) as transaction:
+                yield transaction
+        finally:
+            # Also after an error: a COMMIT whose answer was lost may have happened.
+            if transaction is not None and transaction.after_commit:
+                await complete(_run_all(transaction.after_commit))
+
+    async def after_commit(self, action: AfterCommit) -> None:
+        """Run `action` once what was written is committed: now, outside a transaction.
+
+        It runs to its end even if the caller is cancelled. A rolled-back savepoint forgets it.
+        """
+        transaction = transaction_of(self)
+        if transaction is not None:
+            transaction.after_commit.append(action)
+        else:
+            await complete(_run_all([action]))
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a call made here joins a transaction."""
+        return transaction_of(self) is not None
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """SQLAlchemy's engine, for what the repositories do not offer.
+
+        It borrows its connections from the same pool, and knows nothing of `db.transaction()`.
+        """
+        pool = self.opened
+        if self._engine is None:
+            timeout = self.settings.postgres_timeout.total_seconds()
+
+            async def borrow(*_: Any, **__: Any) -> Any:
+                return _Borrowed(pool, await pool.acquire(timeout=timeout))
+
+            self._engine = create_async_engine(
+                "postgresql+asyncpg://", async_creator=borrow, poolclass=NullPool, hide_parameters=True
+            )
+        return self._engine
+
+    async def ask(self) -> Answer:
+        with translating("health"):
+            async with self._pooled("health") as connection:
+                version, in_recovery = await connection.fetchrow(  # type: ignore[misc]
+                    "SELECT current_setting('server_version'), pg_is_in_recovery()"
+                )
+        return Answer(version.split()[0], "replica" if in_recovery else "primary")
+
+    def pool_usage(self) -> PoolUsage | None:
+        if self._client is None:
+            return None
+        size = self._client.get_size()
+        return PoolUsage(
+            size=size, in_use=size - self._client.get_idle_size(), limit=self._client.get_max_size()
+        )
+
+    @asynccontextmanager
+    async def _begin(self, connection: Connection, outer: Transaction | None) -> AsyncIterator[Transaction]:
+        transaction = Transaction(self, connection, outer)
+        block = connection.transaction()
+        # Translated are the statements, not the body: its errors are the caller's own.
+        with translating("transaction"):
+            await block.start()
+        token = enter(transaction)
+        try:
+            yield transaction
+        except BaseException:
+            leave(transaction, token)
+            transaction.after_commit.clear()
+            if not connection.is_closed():
+                await complete(_heedless(block.rollback()))
+            raise
+        leave(transaction, token)
+        with translating("transaction"):
+            await complete(block.commit())
+
+    @asynccontextmanager
+    async def _connection(self, operation: str) -> AsyncIterator[Connection]:
+        transaction = transaction_of(self)
+        if transaction is not None:
+            yield transaction.connection
+        else:
+            async with self._pooled(operation) as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def _pooled(self, operation: str) -> AsyncIterator[Connection]:
+        pool = self.opened
+        with translating(operation):
+            connection = await pool.acquire(timeout=self.settings.postgres_timeout.total_seconds())
+        try:
+            yield connection
+        finally:
+            await _heedless(pool.release(connection))
+
+    async def _connect(self) -> Pool:
+        settings = self.settings
+        with translating("open"):
+            pool: Pool = await asyncpg.create_pool(
+                dsn(settings),
+                # None at first: a store that is away must not stop the application from starting.
+                min_size=0,
+                max_size=settings.postgres_pool_size,
+                timeout=settings.connect_timeout.total_seconds(),
+                command_timeout=settings.postgres_timeout.total_seconds(),
+                init=_use_json,
+                reset=_leave_as_it_is,
+                server_settings={"application_name": "multidb"},
+            )
+        return pool
+
+    async def _disconnect(self, client: Pool) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await engine.dispose()
+        try:
+            async with asyncio.timeout(self.settings.close_timeout.total_seconds()):
+                await client.close()
+        except TimeoutError:
+            client.terminate()
+
+
+class _Borrowed:
+    """A pooled connection in SQLAlchemy's hands: closing it gives it back."""
+
+    def __init__(self, pool: Pool, connection: Connection) -> None:
+        self._pool = pool
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's signature
+        # Whoever had it may have changed settings, or listened.
+        if not self._connection.is_closed():
+            await self._connection.reset(timeout=timeout)
+        await self._pool.release(self._connection)
+
+
+async def _use_json(connection: Any) -> None:
+    """Take and give JSON as Python objects' text, the way SQLAlchemy's dialect does on its connections."""
+    for name, prefix in (("jsonb", b"\x01"), ("json", b"")):
+        await connection.set_type_codec(
+            name,
+            schema="pg_catalog",
+            format="binary",
+            encoder=partial(_encode_json, prefix),
+            decoder=partial(_decode_json, prefix),
+        )
+
+
+def _encode_json(prefix: bytes, text: str) -> bytes:
+    return prefix + text.encode()
+
+
+def _decode_json(prefix: bytes, data: bytes) -> Any:
+    return json.loads(data[len(prefix) :])
+
+
+async def _leave_as_it_is(_: object) -> None:
+    """Reset nothing: our statements leave no session state, and a reset is a round trip a call.
+
+    asyncpg still rolls back what a connection was left in the middle of.
+    """
+
+
+async def _run_all(actions: Sequence[AfterCommit]) -> None:
+    for action in actions:
+        await action()
+
+
+async def _heedless(ending: Awaitable[None]) -> None:
+    """Roll back or release, whatever comes of it: a connection that broke has ended by itself."""
+    with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        await ending

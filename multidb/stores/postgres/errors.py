@@ -1,0 +1,215 @@
+"""What asyncpg raises, told as multidb's errors: by SQLSTATE and by class, never by message text.
+
+SQLAlchemy's wrappers are opened first; what counts is asyncpg's error inside. Of what the
+server tells, only names and the SQLSTATE are repeated: its `message` and `detail` hold values.
+"""
+
+import traceback
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import asyncpg  # type: ignore[import-untyped, unused-ignore]
+from sqlalchemy import exc as sqlalchemy_errors
+
+from multidb.errors import (
+    AlreadyExistsError,
+    ConfigurationError,
+    ConflictError,
+    ConstraintError,
+    DataError,
+    MultiDBError,
+    NotOpenError,
+    StoreError,
+    StoreTimeoutError,
+    TransactionError,
+    UnavailableError,
+)
+
+__all__ = ["translate", "translating"]
+
+
+class _Kind(NamedTuple):
+    """What an error becomes. `retryable` None: what its class says."""
+
+    error: type[MultiDBError]
+    message: str
+    retryable: bool | None = None
+
+
+_UNREACHED = _Kind(UnavailableError, "PostgreSQL could not be reached, or the connection broke")
+_TIMED_OUT = _Kind(StoreTimeoutError, "PostgreSQL did not answer in time; a write may have happened")
+_UNKNOWN_OUTCOME = _Kind(UnavailableError, "the connection broke and the outcome is unknown")
+_ROLLED_BACK = _Kind(ConflictError, "PostgreSQL rolled back for a concurrent transaction", retryable=True)
+_REFUSED_LOGIN = _Kind(
+    ConfigurationError, "PostgreSQL refused the login; check the user and password in MULTIDB_POSTGRES_URL"
+)
+_NO_DATABASE = _Kind(ConfigurationError, "the database does not exist; check MULTIDB_POSTGRES_URL")
+_UNBOUND = _Kind(DataError, "a value is missing or does not have the type its column takes")
+_REFUSED = _Kind(StoreError, "PostgreSQL refused the statement or failed at it")
+
+#: By SQLSTATE, or by its first two characters where the whole class is one kind.
+#: https://www.postgresql.org/docs/18/errcodes-appendix.html
+_BY_SQLSTATE: dict[str, _Kind] = {
+    "08": _UNREACHED,
+    "08007": _UNKNOWN_OUTCOME,
+    "0B": _Kind(TransactionError, "the transaction cannot be started here"),
+    "22": _Kind(DataError, "a value does not fit its column, or a function cannot work with it"),
+    "22000": _UNBOUND,  # asyncpg's own, of an argument it cannot encode
+    "23": _Kind(ConstraintError, "a value breaks a constraint"),
+    "23001": _Kind(ConstraintError, "other rows still refer to this row"),
+    "23502": _Kind(ConstraintError, "a required value is missing"),
+    "23503": _Kind(ConstraintError, "the row referred to does not exist, or rows still refer to this one"),
+    "23505": _Kind(AlreadyExistsError, "another row already has this value"),
+    "23514": _Kind(ConstraintError, "a value does not pass a check"),
+    "23P01": _Kind(ConstraintError, "the row overlaps another one that excludes it"),
+    "25": _Kind(TransactionError, "the statement is not allowed in this state of the transaction"),
+    "25006": _Kind(TransactionError, "the transaction or the server is read-only"),
+    "25P02": _Kind(TransactionError, "the transaction has failed already; roll it back and start again"),
+    "25P03": _Kind(TransactionError, "the transaction stood idle for too long and was rolled back"),
+    "25P04": _Kind(StoreTimeoutError, "the transaction took too long and was rolled back"),
+    "28": _REFUSED_LOGIN,
+    "2D": _Kind(TransactionError, "the transaction cannot be ended here"),
+    "3B": _Kind(TransactionError, "the savepoint does not exist"),
+    "3D": _NO_DATABASE,
+    "3F": _Kind(StoreError, "the schema does not exist; has `multidb migrate` run?"),
+    "40": _ROLLED_BACK,
+    "40001": _Kind(ConflictError, "a concurrent transaction changed the same rows", retryable=True),
+    "40002": _Kind(ConstraintError, "the transaction breaks a constraint"),
+    "40003": _UNKNOWN_OUTCOME,
+    "40P01": _Kind(ConflictError, "a deadlock with a concurrent transaction", retryable=True),
+    "42501": _Kind(StoreError, "the database role has no permission for this"),
+    "42703": _Kind(StoreError, "a column does not exist; has `multidb migrate` run?"),
+    "42704": _Kind(StoreError, "a type or another object does not exist; has `multidb migrate` run?"),
+    "42883": _Kind(StoreError, "a function or operator does not exist; has `multidb migrate` run?"),
+    "42P01": _Kind(StoreError, "the table does not exist; has `multidb migrate` run?"),
+    "44": _Kind(ConstraintError, "the row does not pass the view's check option"),
+    "53": _Kind(UnavailableError, "PostgreSQL is out of a resource"),
+    "53100": _Kind(UnavailableError, "PostgreSQL has no disk space left"),
+    "53300": _Kind(UnavailableError, "PostgreSQL has no connection left"),
+    "54000": _Kind(DataError, "a value is larger than PostgreSQL allows here"),
+    "55P03": _Kind(ConflictError, "another transaction holds the lock", retryable=True),
+    "57": _Kind(UnavailableError, "PostgreSQL is stopping, starting, or closed the connection"),
+    "57014": _Kind(StoreTimeoutError, "PostgreSQL cancelled the statement: it took too long"),
+    "57P04": _NO_DATABASE,
+    "72000": _Kind(ConflictError, "the snapshot is too old", retryable=True),
+}
+
+#: By class, the nearest first: asyncpg's own errors, SQLAlchemy's, and the sockets'.
+_BY_CLASS: dict[type, _Kind] = {
+    asyncpg.InvalidCachedStatementError: _Kind(
+        StoreError, "the schema changed under a prepared statement", retryable=True
+    ),
+    asyncpg.OutdatedSchemaCacheError: _Kind(
+        StoreError, "the schema changed before the rows were read", retryable=True
+    ),
+    asyncpg.TargetServerAttributeNotMatched: _Kind(
+        UnavailableError, "no PostgreSQL server has the role MULTIDB_POSTGRES_URL asks for"
+    ),
+    asyncpg.InternalClientError: _Kind(StoreError, "the driver could not understand PostgreSQL"),
+    asyncpg.ClientConfigurationError: _Kind(ConfigurationError, "the driver cannot use MULTIDB_POSTGRES_URL"),
+    asyncpg.InterfaceError: _Kind(StoreError, "the driver refused the call: it is not valid now"),
+    sqlalchemy_errors.TimeoutError: _Kind(StoreTimeoutError, "no connection of the pool was free in time"),
+    sqlalchemy_errors.PendingRollbackError: _Kind(
+        TransactionError, "the transaction has failed already; roll it back and start again"
+    ),
+    sqlalchemy_errors.DisconnectionError: _UNREACHED,
+    sqlalchemy_errors.EmulatedDBAPIException: _REFUSED,
+    sqlalchemy_errors.DBAPIError: _REFUSED,
+    sqlalchemy_errors.StatementError: _UNBOUND,
+    TimeoutError: _TIMED_OUT,
+    OSError: _UNREACHED,
+}
+
+
+class translating:  # noqa: N801  reads as what it does: `with translating("users.get"): ...`
+    """Raise what PostgreSQL's driver raises inside as multidb's errors, and let all else pass."""
+
+    __slots__ = ("_columns_of", "_operation")
+
+    def __init__(self, operation: str, columns_of: Mapping[str, Sequence[str]] | None = None) -> None:
+        self._operation = operation
+        self._columns_of = columns_of
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            translated = translate(error, self._operation, columns_of=self._columns_of)
+            if translated is not None:
+                raise translated from error
+
+
+def translate(
+    error: BaseException, operation: str, *, columns_of: Mapping[str, Sequence[str]] | None = None
+) -> MultiDBError | None:
+    """Return what `error` is to callers of multidb, or None if it does not come from the driver.
+
+    `columns_of` gives the columns of a constraint by its name: the server tells only the name.
+    """
+    found = _find(error)
+    if found is None:
+        return None
+    (raised, message, retryable), origin = found
+    constraint: str | None = getattr(origin, "constraint_name", None)
+    column: str | None = getattr(origin, "column_name", None)
+    columns = tuple((columns_of or {}).get(constraint or "", ())) or ((column,) if column else ())
+    told = {
+        "table": getattr(origin, "table_name", None),
+        "constraint": constraint,
+        "column" if len(columns) == 1 else "columns": ", ".join(columns),
+        "SQLSTATE": getattr(origin, "sqlstate", None),
+    }
+    if names := ", ".join(f"{what} {name}" for what, name in told.items() if name):
+        message = f"{message} ({names})"
+    if issubclass(raised, ConstraintError):
+        return raised(
+            message,
+            constraint=constraint,
+            columns=columns,
+            store="postgres",
+            operation=operation,
+            retryable=retryable,
+        )
+    return raised(message, store="postgres", operation=operation, retryable=retryable)
+
+
+def _find(error: BaseException) -> tuple[_Kind, BaseException] | None:
+    """Return the kind of an error, and the driver's error it was read from."""
+    if isinstance(error, sqlalchemy_errors.StatementError | sqlalchemy_errors.EmulatedDBAPIException):
+        inner = error.orig or error.__cause__
+        if inner is not None and (found := _find(inner)) is not None:
+            return found
+    kind = next((_BY_CLASS[cls] for cls in type(error).__mro__ if cls in _BY_CLASS), None)
+    if kind is None and isinstance(error, asyncpg.PostgresError):
+        state: str = error.sqlstate or ""
+        kind = _BY_SQLSTATE.get(state) or _BY_SQLSTATE.get(state[:2], _REFUSED)
+    elif type(error) is asyncpg.InterfaceError:
+        kind = _if_closed(error) or kind
+    return (kind, error) if kind is not None else None
+
+
+def _if_closed(error: BaseException) -> _Kind | None:
+    """Return what a closed connection or pool means for an InterfaceError, or None if none is closed.
+
+    asyncpg raises the one class both for a lost connection and for a wrong call, with nothing but
+    the text to tell them apart. So the objects whose methods it passed through are asked instead.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        owner: Any = frame.f_locals.get("self")
+        owner = getattr(owner, "_connection", owner)  # a transaction, cursor or prepared statement
+        if isinstance(owner, asyncpg.Connection) and _is_lost(owner):
+            return _UNREACHED
+        if isinstance(owner, asyncpg.Pool) and owner.is_closing():
+            return _Kind(NotOpenError, "the connection pool is closed")
+    return None
+
+
+def _is_lost(connection: asyncpg.Connection) -> bool:
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:
+        return True  # a pool takes a connection that breaks away from its holder

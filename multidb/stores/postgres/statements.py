@@ -1,0 +1,45 @@
+"""SQLAlchemy expressions, compiled once to the text and arguments asyncpg takes."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from sqlalchemy import ClauseElement, Dialect
+from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.types import TypeEngine
+
+__all__ = ["DIALECT", "Statement", "encoder"]
+
+DIALECT: Dialect = asyncpg_dialect()  # type: ignore[no-untyped-call]
+
+Encoder: TypeAlias = Callable[[Any], Any]
+
+
+def encoder(type_: TypeEngine[Any]) -> Encoder | None:
+    """Return how a value of this column type becomes what asyncpg takes; None for as it is."""
+    return type_.dialect_impl(DIALECT).bind_processor(DIALECT)
+
+
+class Statement:
+    """One compiled statement: its SQL, and its arguments in the order of `$1`, `$2`, …
+
+    Immutable, so one may serve every connection, task and event loop.
+    """
+
+    __slots__ = ("_arguments", "_defaults", "sql")
+
+    def __init__(self, expression: ClauseElement) -> None:
+        compiled = expression.compile(dialect=DIALECT, compile_kwargs={"render_postcompile": True})
+        assert isinstance(compiled, SQLCompiler)
+        self.sql = str(compiled)
+        self._defaults: Mapping[str, Any] = compiled.construct_params()
+        self._arguments = tuple(
+            # What IN was expanded to has names of its own, and values that need no encoding.
+            (name, encoder(compiled.binds[name].type) if name in compiled.binds else None)
+            for name in compiled.positiontup or ()
+        )
+
+    def arguments(self, values: Mapping[str, Any] | None = None) -> list[Any]:
+        """Return the arguments: `values` by name, else what the expression itself holds."""
+        given = self._defaults if values is None else {**self._defaults, **values}
+        return [given[name] if encode is None else encode(given[name]) for name, encode in self._arguments]
