@@ -46,7 +46,7 @@ def status(
 
 
 def health(directory: Directory = DEFAULT_DIRECTORY, as_json: AsJSON = False) -> None:
-    """Ask each store how it does, with the application's settings. Exit code 0 if all required ones answer."""
+    """Ask each store how it does, as the application would. Exit code 0 if all required ones answer."""
     from multidb.connections import check
 
     settings = settings_for(directory, Settings)

@@ -1,12 +1,12 @@
 """What the commands have in common: where the stack is, and which settings they use."""
 
 from pathlib import Path
-from typing import Annotated, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import typer
 
 from multidb.errors import ConfigurationError
-from multidb.settings import MongoSettings, PostgresSettings
+from multidb.settings import PostgresSettings
 from multidb.stack.protocol import Backend
 from multidb.stack.state import ENV_FILE
 
@@ -32,7 +32,7 @@ BackendOption: TypeAlias = Annotated[
 
 AsJSON: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
-S = TypeVar("S", PostgresSettings, MongoSettings)
+S = TypeVar("S", bound=PostgresSettings)
 
 
 def settings_for(directory: Path, kind: type[S]) -> S:
@@ -41,8 +41,9 @@ def settings_for(directory: Path, kind: type[S]) -> S:
     Raises: ConfigurationError.
     """
     env_file = directory / ENV_FILE
+    values: dict[str, Any] = {"_env_file": (env_file, ".env")}
     try:
-        return kind(_env_file=(env_file, ".env"))
+        return kind(**values)
     except ConfigurationError as error:
         if env_file.exists():
             raise

@@ -5,6 +5,7 @@ import secrets
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from multidb.settings import Settings
@@ -64,12 +65,11 @@ def password_of(url: str) -> str:
 
 def settings_from(env: Mapping[str, str]) -> Settings:
     """Return the settings these variables give; they stand above the environment's."""
-    fields = {
-        key.removeprefix("MULTIDB_").lower(): value
-        for key, value in env.items()
-        if key.startswith("MULTIDB_")
-    }
-    return Settings(_env_file=None, **fields)
+    values: dict[str, Any] = {"_env_file": None}
+    for key, value in env.items():
+        if key.startswith("MULTIDB_"):
+            values[key.removeprefix("MULTIDB_").lower()] = value
+    return Settings(**values)
 
 
 def free_port() -> int:

@@ -14,7 +14,7 @@ from threading import Event, Lock
 from multidb.errors import ConfigurationError
 from multidb.settings import Settings
 from multidb.stack.addresses import URL_OF, free_port, new_env, port_of, settings_from, with_port
-from multidb.stack.launch import Abandoned, Launcher, tail
+from multidb.stack.launch import Launcher, launch_together, tail
 from multidb.stack.mongo import MongoServer
 from multidb.stack.postgres import PostgresServer
 from multidb.stack.process import Process
@@ -162,26 +162,10 @@ class EmbeddedStack:
             return bool(dead)
 
     def _launch(self, names: Sequence[ServerName], say: Progress) -> None:
-        abandoned = Event()
-        launchers = {name: self._launcher(name, abandoned, say) for name in names}
-        env = self.directory.read_env()
-
-        def launch(name: ServerName) -> None:
-            try:
-                launchers[name].launch(env[URL_OF[name]])
-            except BaseException:
-                abandoned.set()
-                raise
-
-        with ThreadPoolExecutor(len(names), "multidb-start") as pool:
-            try:
-                futures = [pool.submit(launch, name) for name in names]
-                errors = [error for future in futures if (error := future.exception())]
-            except BaseException:  # an interrupt: it comes to this thread only
-                abandoned.set()
-                raise
-        for error in sorted(errors, key=lambda error: isinstance(error, Abandoned)):
-            raise error
+        abandoned, env = Event(), self.directory.read_env()
+        launch_together(
+            [(self._launcher(name, abandoned, say), env[URL_OF[name]]) for name in names], abandoned
+        )
 
     def _launcher(self, name: ServerName, abandoned: Event, say: Progress) -> Launcher:
         (self.directory.path / name).mkdir(mode=0o700, exist_ok=True)

@@ -1,10 +1,11 @@
 """Starting one embedded server and waiting until it answers."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 
 from multidb.errors import ConfigurationError, UnavailableError
 from multidb.stack.addresses import free_port, password_of, port_is_free, port_of
@@ -12,7 +13,7 @@ from multidb.stack.process import Process, spawn
 from multidb.stack.protocol import STORE_OF, Progress
 from multidb.stack.servers import Server
 
-__all__ = ["Abandoned", "Launcher", "tail"]
+__all__ = ["Launcher", "launch_together", "tail"]
 
 #: How long a server may take until it answers: recovery after a crash included.
 _PATIENCE = 120.0
@@ -101,6 +102,38 @@ class Launcher:
     def _rotate_log(self) -> None:
         if self.log.exists() and self.log.stat().st_size > _KEPT_LOG_BYTES:
             self.log.replace(self.log.with_name(f"{self.log.name}.1"))
+
+
+def launch_together(launches: Sequence[tuple[Launcher, str]], abandoned: Event) -> None:
+    """Launch each at its URL, side by side; all are over when this returns, or raises what one raised.
+
+    When one fails, or the user interrupts, `abandoned` makes the others give up; those that were
+    ready by then run on.
+    """
+    busy = [Lock() for _ in launches]
+
+    def launch(lock: Lock, launcher: Launcher, url: str) -> None:
+        with lock:
+            if abandoned.is_set():
+                raise Abandoned
+            try:
+                launcher.launch(url)
+            except BaseException:
+                abandoned.set()
+                raise
+
+    with ThreadPoolExecutor(len(launches), "multidb-start") as pool:
+        try:
+            futures = [pool.submit(launch, lock, *each) for lock, each in zip(busy, launches, strict=True)]
+            errors = [error for future in futures if (error := future.exception())]
+        except BaseException:  # an interrupt: it comes to this thread only
+            abandoned.set()
+            for lock in busy:  # the pool does not know a thread it was just about to start
+                with lock:
+                    pass
+            raise
+    for error in sorted(errors, key=lambda error: isinstance(error, Abandoned)):
+        raise error
 
 
 def tail(server: Server, output: str, *, lines: int = 10, width: int = 500) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ _Client: TypeAlias = MongoClient[dict[str, Any]]
 _UNAUTHORIZED = 13
 _AUTHENTICATION_FAILED = 18
 _ALREADY_INITIALIZED = 23
+_NOT_YET_INITIALIZED = 94
 
 
 class MongoServer:
@@ -72,6 +73,11 @@ class MongoServer:
             try:
                 return self._complete(url, f"127.0.0.1:{port}", pause)
             except ConnectionFailure:
+                pause()
+            except OperationFailure as error:
+                # It still looks for itself at the address it had before.
+                if error.code != _NOT_YET_INITIALIZED:
+                    raise
                 pause()
 
     def _complete(self, url: str, address: str, pause: Pause) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 __all__ = ["Process", "server_environment", "spawn"]
 
@@ -31,15 +31,16 @@ class Process:
     @classmethod
     def of(cls, pid: int) -> Self | None:
         """Return the process that has this pid now, or None."""
-        found = _state_and_birth(pid)
-        return cls(pid, found[1]) if found else None
+        found = _look(pid)
+        return cls(pid, found.birth) if found else None
 
     def alive(self) -> bool:
         """Tell whether it runs; one that has ended but has not been waited for does not."""
-        found = _state_and_birth(self.pid)
-        if found is None or found[1] != self.birth:
+        now = _look(self.pid)
+        if now is None or now.birth != self.birth:
             return False
-        if found[0] not in {"Z", "X"}:
+        # The first thread may be done while others, still ending, keep ports and files open.
+        if now.state not in {"Z", "X"} or now.threads > 1:
             return True
         with suppress(ChildProcessError):  # of another parent: its to reap
             os.waitpid(self.pid, os.WNOHANG)
@@ -61,14 +62,20 @@ class Process:
         return True
 
 
-def _state_and_birth(pid: int) -> tuple[str, int] | None:
+class _Look(NamedTuple):
+    state: str
+    threads: int
+    birth: int
+
+
+def _look(pid: int) -> _Look | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The name, in parentheses, may hold spaces and parentheses of its own: see proc(5).
     fields = stat.rpartition(b")")[2].split()
-    return fields[0].decode(), int(fields[19])
+    return _Look(fields[0].decode(), int(fields[17]), int(fields[19]))
 
 
 def spawn(command: Sequence[str | Path], log: Path) -> Process:

@@ -136,8 +136,8 @@ ASYNCPG: dict[str, Expected] = {
     "UnsupportedClientFeatureError": REFUSED,
     "UnsupportedServerFeatureError": REFUSED,
     "_base.DataError": REFUSED,  # never raised: asyncpg raises the DataError of SQLSTATE 22000
-    "InternalClientError": REFUSED,
-    "ProtocolError": REFUSED,
+    "InternalClientError": UNAVAILABLE,
+    "ProtocolError": UNAVAILABLE,
     "TargetServerAttributeNotMatched": UNAVAILABLE,
     "OutdatedSchemaCacheError": REFUSED_FOR_NOW,
     "InterfaceWarning": PASSES,

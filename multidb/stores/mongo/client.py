@@ -77,7 +77,9 @@ class MongoStore(Store[Client]):
         milliseconds = {
             "connectTimeoutMS": settings.connect_timeout,
             "serverSelectionTimeoutMS": settings.connect_timeout,
-            "timeoutMS": settings.mongo_timeout,
+            # Not `timeoutMS`: it would hold calls to a server that is away for as long.
+            "socketTimeoutMS": settings.mongo_timeout,
+            "waitQueueTimeoutMS": settings.mongo_timeout,
         }
         self._pool = PoolCounter()
         with translating("open"):

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -174,8 +174,7 @@ class PostgresStore(Store[Pool]):
         except BaseException:
             leave(transaction, token)
             transaction.after_commit.clear()
-            if not connection.is_closed():
-                await complete(_heedless(block.rollback()))
+            await complete(_heedless(block.rollback))
             raise
         leave(transaction, token)
         with translating("transaction"):
@@ -197,8 +196,11 @@ class PostgresStore(Store[Pool]):
             connection = await pool.acquire(timeout=self.settings.postgres_timeout.total_seconds())
         try:
             yield connection
+        except asyncpg.InternalClientError:
+            connection.terminate()  # out of step with the server: nobody must get it again
+            raise
         finally:
-            await _heedless(pool.release(connection))
+            await _heedless(partial(pool.release, connection))
 
     async def _connect(self) -> Pool:
         settings = self.settings
@@ -276,7 +278,7 @@ async def _run_all(actions: Sequence[AfterCommit]) -> None:
         await action()
 
 
-async def _heedless(ending: Awaitable[None]) -> None:
+async def _heedless(end: Callable[[], Awaitable[None]]) -> None:
     """Roll back or release, whatever comes of it: a connection that broke has ended by itself."""
     with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-        await ending
+        await end()

@@ -106,7 +106,8 @@ _BY_CLASS: dict[type, _Kind] = {
     asyncpg.TargetServerAttributeNotMatched: _Kind(
         UnavailableError, "no PostgreSQL server has the role MULTIDB_POSTGRES_URL asks for"
     ),
-    asyncpg.InternalClientError: _Kind(StoreError, "the driver could not understand PostgreSQL"),
+    # As a rule the server's word of ending the connection was read, and the end itself not yet.
+    asyncpg.InternalClientError: _Kind(UnavailableError, "the connection fell out of step with PostgreSQL"),
     asyncpg.ClientConfigurationError: _Kind(ConfigurationError, "the driver cannot use MULTIDB_POSTGRES_URL"),
     asyncpg.InterfaceError: _Kind(StoreError, "the driver refused the call: it is not valid now"),
     sqlalchemy_errors.TimeoutError: _Kind(StoreTimeoutError, "no connection of the pool was free in time"),

@@ -1,0 +1,253 @@
+"""What every repository of rows promises its writers."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from multidb import AlreadyExistsError, ConflictError, DataError, MultiDB, NotFoundError, uuid7
+from tests.contract.subjects import ROWS, RowSubject
+
+
+@pytest.fixture(params=ROWS, ids=lambda subject: subject.name)
+def subject(request: pytest.FixtureRequest) -> RowSubject:
+    chosen: RowSubject = request.param
+    return chosen
+
+
+async def test_add_keeps_id_version_and_times(db: MultiDB, subject: RowSubject):
+    new = subject.new(1)
+    stored = await subject.repository(db).add(new)
+    assert stored.id == new.id
+    assert stored.version == 1
+    assert stored.created_at == stored.updated_at
+    assert stored.created_at.tzinfo is UTC
+    assert abs(stored.created_at - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+async def test_fetch_of_an_unknown_id_raises(db: MultiDB, subject: RowSubject):
+    missing = uuid7()
+    with pytest.raises(NotFoundError, match=str(missing)):
+        await subject.repository(db).fetch(missing)
+
+
+async def test_get_many_keeps_the_order_asked_and_leaves_out_the_unknown(db: MultiDB, subject: RowSubject):
+    a, b, c = await subject.store_many(db, 3)
+    found = await subject.repository(db).get_many([c.id, uuid7(), a.id, c.id])
+    assert list(found.items()) == [(c.id, c), (a.id, a)]
+    assert b.id not in found
+    assert await subject.repository(db).get_many([]) == {}
+
+
+async def test_count_and_exists(db: MultiDB, subject: RowSubject):
+    repository = subject.repository(db)
+    assert await repository.count() == 0
+    assert not await repository.exists()
+    await subject.store_many(db, 7)
+    assert await repository.count() == 7
+    assert await repository.count(**{subject.field: subject.value(1)}) == 2
+    assert await repository.count(repository.table.c[subject.field] != subject.value(1)) == 5
+    assert await repository.exists(**{subject.field: subject.value(2)})
+    assert not await repository.exists(**{subject.field: "nobody's"})
+
+
+async def test_filters_of_both_kinds_are_joined(db: MultiDB, subject: RowSubject):
+    repository = subject.repository(db)
+    stored = await subject.store_many(db, 7)
+    c = repository.table.c
+    page = await repository.find(c.id.in_([stored[0].id, stored[1].id]), **{subject.field: subject.value(0)})
+    assert [each.id for each in page] == [stored[0].id]
+
+
+async def test_a_taken_unique_value_is_refused_and_named(db: MultiDB, subject: RowSubject):
+    repository = subject.repository(db)
+    await subject.store(db, 1)
+    with pytest.raises(AlreadyExistsError) as caught:
+        await repository.add(subject.taken(1))
+    assert caught.value.columns == (subject.unique,)
+    assert caught.value.constraint == subject.constraint
+    assert await repository.count() == 1
+
+
+async def test_adding_the_same_thing_twice_stores_it_once(db: MultiDB, subject: RowSubject):
+    new = subject.new(1)
+    await subject.repository(db).add(new)
+    with pytest.raises(AlreadyExistsError):
+        await subject.repository(db).add(new)
+    assert await subject.repository(db).count() == 1
+
+
+async def test_add_many_stores_all(db: MultiDB, subject: RowSubject):
+    repository = subject.repository(db)
+    new = [subject.new(n) for n in range(50)]
+    assert await repository.add_many(iter(new)) == 50
+    found = await repository.get_many(each.id for each in new)
+    assert [getattr(found[each.id], subject.unique) for each in new] == [
+        getattr(each, subject.unique) for each in new
+    ]
+    assert {each.version for each in found.values()} == {1}
+    assert await repository.add_many([]) == 0
+
+
+async def test_add_many_stores_all_or_nothing(db: MultiDB, subject: RowSubject):
+    repository = subject.repository(db)
+    with pytest.raises(AlreadyExistsError) as caught:
+        await repository.add_many([subject.new(1), subject.new(2), subject.taken(1)])
+    assert caught.value.columns == (subject.unique,)
+    assert await repository.count() == 0
+
+
+async def test_update_by_name(db: MultiDB, subject: RowSubject):
+    repository = subject.repository(db)
+    stored = await subject.store(db, 1)
+    changed = await repository.update(stored.id, name="New name")
+    assert changed == stored.model_copy(
+        update={"name": "New name", "version": 2, "updated_at": changed.updated_at}
+    )
+    assert changed.updated_at > stored.updated_at
+    assert await repository.get(stored.id) == changed
+
+
+async def test_update_by_object_changes_only_what_was_given(db: MultiDB, subject: RowSubject):
+    repository = subject.repository(db)
+    stored = await subject.store(db, 1)
+    changed = await repository.update(stored.id, repository.changes_model(name="New name"))
+    assert (changed.name, changed.version) == ("New name", 2)
+    assert getattr(changed, subject.unique) == getattr(stored, subject.unique)
+
+
+async def test_update_of_nothing_changes_nothing(db: MultiDB, subject: RowSubject):
+    repository = subject.repository(db)
+    stored = await subject.store(db, 1)
+    assert await repository.update(stored.id) == stored
+    assert await repository.update(stored.id, version=1) == stored
+    with pytest.raises(ConflictError):
+        await repository.update(stored.id, version=2)
+    with pytest.raises(NotFoundError):
+        await repository.update(uuid7())
+
+
+async def test_update_of_a_stale_version_is_refused(db: MultiDB, subject: RowSubject):
+    repository = subject.repository(db)
+    stored = await subject.store(db, 1)
+    current = await repository.update(stored.id, name="First", version=stored.version)
+    with pytest.raises(ConflictError, match="has version 2, not 1"):
+        await repository.update(stored.id, name="Second", version=stored.version)
+    assert await repository.get(stored.id) == current
+
+
+async def test_of_many_updates_of_one_version_one_wins(db: MultiDB, subject: RowSubject):
+    repository = subject.repository(db)
+    stored = await subject.store(db, 1)
+    outcomes = await asyncio.gather(
+        *(repository.update(stored.id, name=f"Writer {n}", version=1) for n in range(20)),
+        return_exceptions=True,
+    )
+    winners = [each for each in outcomes if not isinstance(each, BaseException)]
+    assert len(winners) == 1
+    assert sum(isinstance(each, ConflictError) for each in outcomes) == 19
+    assert await repository.get(stored.id) == winners[0]
+
+
+async def test_update_of_an_unknown_id_raises(db: MultiDB, subject: RowSubject):
+    repository = subject.repository(db)
+    with pytest.raises(NotFoundError):
+        await repository.update(uuid7(), name="x")
+    with pytest.raises(NotFoundError):
+        await repository.update(uuid7(), name="x", version=1)
+
+
+async def test_update_refuses_what_does_not_fit_and_names_it(db: MultiDB, subject: RowSubject):
+    repository = subject.repository(db)
+    stored = await subject.store(db, 1)
+    with pytest.raises(DataError, match="`nmae` is not a field of"):
+        await repository.update(stored.id, nmae="x")
+    with pytest.raises(DataError, match="`name` of"):
+        await repository.update(stored.id, name="  ")
+    with pytest.raises(DataError, match="not both"):
+        await repository.update(stored.id, repository.changes_model(name="x"), name="y")
+    assert await repository.get(stored.id) == stored
+
+
+async def test_update_to_a_taken_unique_value_is_refused(db: MultiDB, subject: RowSubject):
+    repository = subject.repository(db)
+    await subject.store(db, 1)
+    other = await subject.store(db, 2)
+    with pytest.raises(AlreadyExistsError) as caught:
+        await repository.update(other.id, **{subject.unique: getattr(subject.taken(1), subject.unique)})
+    assert caught.value.columns == (subject.unique,)
+    assert await repository.get(other.id) == other
+
+
+async def test_delete_hides_the_row_from_every_reader(db: MultiDB, subject: RowSubject):
+    repository = subject.repository(db)
+    stored = await subject.store(db, 1)
+    await repository.get(stored.id)
+    assert await repository.delete(stored.id) is True
+    assert await repository.get(stored.id) is None
+    assert await repository.get_many([stored.id]) == {}
+    assert (await repository.find()).items == ()
+    assert await repository.count() == 0
+    assert not await repository.exists()
+    with pytest.raises(NotFoundError):
+        await repository.update(stored.id, name="x")
+
+
+async def test_delete_is_idempotent(db: MultiDB, subject: RowSubject):
+    repository = subject.repository(db)
+    stored = await subject.store(db, 1)
+    assert await repository.delete(stored.id) is True
+    assert await repository.delete(stored.id) is False
+    assert await repository.delete(uuid7()) is False
+
+
+async def test_delete_of_a_stale_version_is_refused(db: MultiDB, subject: RowSubject):
+    repository = subject.repository(db)
+    stored = await subject.store(db, 1)
+    current = await repository.update(stored.id, name="x")
+    with pytest.raises(ConflictError, match="has version 2, not 1"):
+        await repository.delete(stored.id, version=1)
+    assert await repository.get(stored.id) == current
+    assert await repository.delete(stored.id, version=2)
+    assert await repository.delete(stored.id, version=2) is False
+
+
+async def test_a_deleted_row_frees_its_unique_value(db: MultiDB, subject: RowSubject):
+    repository = subject.repository(db)
+    stored = await subject.store(db, 1)
+    await repository.delete(stored.id)
+    successor = await repository.add(subject.taken(1))
+    assert await repository.get(successor.id) == successor
+    with pytest.raises(AlreadyExistsError):
+        await repository.restore(stored.id)
+    assert await repository.get(stored.id) is None
+
+
+async def test_restore_brings_the_row_back(db: MultiDB, subject: RowSubject):
+    repository = subject.repository(db)
+    stored = await subject.store(db, 1)
+    await repository.delete(stored.id)
+    restored = await repository.restore(stored.id)
+    assert restored == stored.model_copy(update={"version": 3, "updated_at": restored.updated_at})
+    assert await repository.get(stored.id) == restored
+    assert await repository.restore(stored.id) == restored
+    with pytest.raises(NotFoundError):
+        await repository.restore(uuid7())
+
+
+@pytest.mark.parametrize("name", ["x\x00y", "\ud800"])
+async def test_text_that_postgresql_cannot_store_is_a_data_error(
+    db: MultiDB, subject: RowSubject, name: str
+):
+    stored = await subject.store(db, 1)
+    with pytest.raises(DataError):
+        await subject.repository(db).update(stored.id, name=name)
+    assert await subject.repository(db).get(stored.id) == stored
+
+
+async def test_text_is_stored_as_it_is(db: MultiDB, subject: RowSubject):
+    name = "Žofie O'Neil; DROP TABLE users; -- ✨ {} %s $1"
+    stored = await subject.store(db, 1)
+    await subject.repository(db).update(stored.id, name=name)
+    assert (await subject.repository(db).fetch(stored.id)).name == name
+    assert [each.id for each in await subject.repository(db).find(name=name)] == [stored.id]

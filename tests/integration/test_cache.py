@@ -1,0 +1,311 @@
+"""Cache-aside: right under every interleaving, and never needed for an answer."""
+
+import asyncio
+import logging
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from multidb import DataError, MultiDB, NewUser, User, uuid7
+from multidb.settings import Settings
+
+TTL = timedelta(minutes=1)
+
+
+@pytest.fixture
+async def user(db: MultiDB) -> User:
+    return await db.users.add(NewUser(email="ada@example.com", name="Ada"))
+
+
+def key_of(db: MultiDB, user: User) -> str:
+    return f"{db.settings.key_prefix}cache:user:{{{user.id}}}"
+
+
+async def stored(db: MultiDB, user: User) -> bytes | None:
+    held: Any = await db.redis.client.get(key_of(db, user))
+    return held
+
+
+class Pause:
+    """Holds whoever passes until it is let on: the means to force an interleaving."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self.let_on = asyncio.Event()
+
+    async def __call__(self) -> None:
+        self.reached.set()
+        await self.let_on.wait()
+
+
+async def test_get_fills_and_then_reads_the_cache(db: MultiDB, user: User):
+    assert await stored(db, user) is None
+    assert await db.users.get(user.id) == user
+    assert (await stored(db, user) or b"").startswith(b"V")
+    async with db.postgres.engine.begin() as connection:
+        await connection.exec_driver_sql("UPDATE users SET name = 'behind the back'")
+    assert await db.users.get(user.id) == user
+
+
+async def test_entries_expire(db: MultiDB, user: User):
+    await db.users.get(user.id)
+    ttl = await db.redis.client.pttl(key_of(db, user))
+    assert 0 < ttl <= timedelta(minutes=5).total_seconds() * 1000
+
+
+@pytest.mark.parametrize("in_transaction", [False, True])
+async def test_every_write_is_seen_by_the_next_read(db: MultiDB, user: User, in_transaction: bool):
+    async def write(call) -> None:
+        assert await db.users.get(user.id) is not None or True  # fill the cache, if there is a row
+        if in_transaction:
+            async with db.transaction():
+                await call
+        else:
+            await call
+
+    await write(db.users.update(user.id, name="Updated"))
+    assert (await db.users.fetch(user.id)).name == "Updated"
+    await write(db.users.delete(user.id))
+    assert await db.users.get(user.id) is None
+    await write(db.users.restore(user.id))
+    assert (await db.users.fetch(user.id)).version == 4
+
+
+async def test_absence_is_not_cached(db: MultiDB):
+    new = NewUser(email="late@example.com", name="Late")
+    assert await db.users.get(new.id) is None
+    added = await db.users.add(new)
+    assert await db.users.get(new.id) == added
+
+
+async def test_a_load_that_began_before_a_write_is_not_kept(db: MultiDB, user: User, monkeypatch):
+    """The stale fill: read the old row, lose the processor, and come back after the invalidation."""
+    pause = Pause()
+    load = db.users._load
+
+    async def slow_load(id: UUID) -> User | None:
+        row = await load(id)
+        await pause()
+        return row
+
+    monkeypatch.setattr(db.users, "_load", slow_load)
+    reader = asyncio.create_task(db.users.get(user.id))
+    await pause.reached.wait()
+    monkeypatch.undo()
+
+    await db.users.update(user.id, name="New")
+    pause.let_on.set()
+    assert await reader == user  # it had read before the write
+    assert await stored(db, user) is None
+    assert (await db.users.fetch(user.id)).name == "New"
+
+
+async def test_a_load_before_a_write_does_not_fill_the_lease_of_one_after_it(
+    db: MultiDB, user: User, monkeypatch
+):
+    """Two readers, a write between them: the first must not use the second's lease."""
+    first, second = Pause(), Pause()
+    pauses = iter([first, second])
+    load = db.users._load
+
+    async def slow_load(id: UUID) -> User | None:
+        row = await load(id)
+        await next(pauses)()
+        return row
+
+    monkeypatch.setattr(db.users, "_load", slow_load)
+    old = asyncio.create_task(db.users.get(user.id))
+    await first.reached.wait()
+    monkeypatch.setattr(db.users, "_load", load)
+    await db.users.update(user.id, name="New")
+    monkeypatch.setattr(db.users, "_load", slow_load)
+    new = asyncio.create_task(db.users.get(user.id))
+    await second.reached.wait()
+
+    first.let_on.set()
+    assert (await old).name == "Ada"
+    assert (await stored(db, user) or b"").startswith(b"L")
+    second.let_on.set()
+    assert (await new).name == "New"
+    monkeypatch.undo()
+    assert (await db.users.fetch(user.id)).name == "New"
+
+
+async def test_who_finds_anothers_lease_loads_and_stores_nothing(db: MultiDB, user: User):
+    await db.redis.client.set(key_of(db, user), "Lsomeone-else")
+    assert await db.users.get(user.id) == user
+    assert await stored(db, user) == b"Lsomeone-else"
+
+
+async def test_the_row_a_transaction_rolled_back_never_reaches_the_cache(db: MultiDB, user: User):
+    with pytest.raises(KeyError):
+        async with db.transaction():
+            await db.users.update(user.id, name="Never")
+            assert (await db.users.fetch(user.id)).name == "Never"
+            raise KeyError
+    assert await stored(db, user) is None
+    assert await db.users.get(user.id) == user
+
+
+async def test_a_transactions_write_is_invalidated_after_the_commit_not_before(db: MultiDB, user: User):
+    async with db.transaction():
+        await db.users.update(user.id, name="New")
+        old = await asyncio.create_task(other_readers_view(db, user))
+        assert old == user
+    assert (await db.users.fetch(user.id)).name == "New"
+
+
+async def other_readers_view(db: MultiDB, user: User) -> User | None:
+    """Read as another process would: it fills the cache with what is committed."""
+    async with MultiDB(db.settings) as other:
+        return await other.users.get(user.id)
+
+
+async def test_the_invalidation_outlives_a_cancellation(db: MultiDB, user: User, monkeypatch):
+    pause = Pause()
+    delete = db.redis.delete
+
+    async def slow_delete(keys, *, operation: str) -> None:
+        await pause()
+        await delete(keys, operation=operation)
+
+    await db.users.get(user.id)
+    monkeypatch.setattr(db.redis, "delete", slow_delete)
+    writer = asyncio.create_task(db.users.update(user.id, name="New"))
+    await pause.reached.wait()
+    writer.cancel()
+    pause.let_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await writer
+    assert (await db.users.fetch(user.id)).name == "New"
+
+
+async def test_a_cancelled_or_failed_load_gives_its_lease_back(db: MultiDB):
+    started = asyncio.Event()
+
+    @db.cached("test:{n}", ttl=TTL)
+    async def load(n: int) -> int:
+        started.set()
+        if n:
+            raise KeyError(n)
+        return await asyncio.get_running_loop().create_future()
+
+    with pytest.raises(KeyError):
+        await load(1)
+    task = asyncio.create_task(load(0))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [key async for key in db.redis.client.scan_iter(f"{db.settings.key_prefix}test:*")] == []
+
+
+async def test_a_value_of_an_older_schema_is_a_miss(db: MultiDB, user: User):
+    await db.redis.client.set(key_of(db, user), b'V00000000{"id":1}')
+    assert await db.users.get(user.id) == user
+    assert (await stored(db, user) or b"")[1:9] != b"00000000"
+    await db.redis.client.set(key_of(db, user), (await stored(db, user) or b"")[:9] + b"{broken")
+    assert await db.users.get(user.id) == user
+
+
+async def test_uncached_reads_the_store_and_leaves_the_cache_alone(db: MultiDB, user: User):
+    await db.users.get(user.id)
+    before = await stored(db, user)
+    async with db.postgres.engine.begin() as connection:
+        await connection.exec_driver_sql("UPDATE users SET name = 'behind the back'")
+    with db.uncached():
+        assert (await db.users.fetch(user.id)).name == "behind the back"
+    assert await stored(db, user) == before
+    assert await db.users.get(user.id) == user
+
+
+async def test_another_spelling_of_an_id_is_refused(db: MultiDB, user: User):
+    with pytest.raises(DataError, match="`id` must be a UUID, not str"):
+        await db.users.get(str(user.id).upper())  # type: ignore[arg-type]
+
+
+# --- the decorator
+
+
+async def test_cached_loads_once_and_again_after_an_invalidation(db: MultiDB):
+    calls: list[tuple[int, str]] = []
+
+    @db.cached("test:{a}:{b}", ttl=TTL)
+    async def load(a: int, b: str = "x") -> dict[str, list[UUID]]:
+        calls.append((a, b))
+        return {b: [uuid7()]}
+
+    first = await load(1)
+    assert await load(a=1, b="x") == first
+    await load(1, "y")
+    assert calls == [(1, "x"), (1, "y")]
+    await load.invalidate(1)
+    assert await load(1) != first
+    assert calls == [(1, "x"), (1, "y"), (1, "x")]
+
+
+async def test_cached_inside_a_transaction_calls_the_function_and_invalidates_after(db: MultiDB):
+    calls = 0
+
+    @db.cached("test:{n}", ttl=TTL)
+    async def load(n: int) -> int:
+        nonlocal calls
+        calls += 1
+        return calls
+
+    assert await load(1) == 1
+    async with db.transaction():
+        assert await load(1) == 2
+        await load.invalidate(1)
+        # Not before the commit: until then the old value is the right one for everybody else.
+        assert await db.redis.client.exists(f"{db.settings.key_prefix}test:{{1}}")
+    assert await load(1) == 3
+
+
+async def test_a_value_that_is_not_what_it_was_declared_to_be_is_refused(db: MultiDB):
+    @db.cached("test:{n}", ttl=TTL)
+    async def load(n: int) -> int:
+        return "not a number"  # type: ignore[return-value]
+
+    with pytest.raises(DataError, match="does not fit its declared type"):
+        await load(1)
+
+
+# --- Redis away
+
+
+@pytest.fixture
+async def without_redis(multidb_settings: Settings, unused_tcp_port: int):
+    settings = multidb_settings.model_copy(
+        update={
+            "redis_url": type(multidb_settings.redis_url)(f"redis://127.0.0.1:{unused_tcp_port}/0"),
+            "degradable_stores": frozenset({"redis"}),
+        }
+    )
+    async with MultiDB(settings) as db:
+        yield db
+
+
+async def test_without_redis_reads_and_writes_go_on(without_redis: MultiDB, caplog):
+    db = without_redis
+    caplog.set_level(logging.WARNING, "multidb.cache")
+    user = await db.users.add(NewUser(email="ada@example.com", name="Ada"))
+    assert await db.users.get(user.id) == user
+    renamed = await db.users.update(user.id, name="New")
+    assert await db.users.get(user.id) == renamed
+    async with db.transaction():
+        await db.users.update(user.id, name="Newer")
+    assert (await db.users.fetch(user.id)).name == "Newer"
+    assert db._cache.outages >= 4
+    assert len([each for each in caplog.records if "Redis is away" in each.message]) == 1
+
+
+async def test_without_redis_a_cached_function_is_called(without_redis: MultiDB):
+    @without_redis.cached("test:{n}", ttl=TTL)
+    async def load(n: int) -> int:
+        return n
+
+    assert await load(3) == 3
+    await load.invalidate(3)

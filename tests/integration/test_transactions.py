@@ -1,0 +1,209 @@
+"""`db.transaction()`: ambient, bound to its task, atomic, and never left open."""
+
+import asyncio
+import contextvars
+
+import pytest
+
+from multidb import (
+    AlreadyExistsError,
+    ConstraintError,
+    MultiDB,
+    NewUser,
+    TransactionError,
+    UnavailableError,
+    User,
+)
+
+
+def new_user(n: int = 1) -> NewUser:
+    return NewUser(email=f"user{n}@example.com", name=f"User {n}")
+
+
+@pytest.fixture
+async def user(db: MultiDB) -> User:
+    return await db.users.add(new_user(0))
+
+
+def idle(db: MultiDB) -> bool:
+    usage = db.postgres.pool_usage()
+    assert usage is not None
+    return usage.in_use == 0
+
+
+async def test_it_commits_at_the_end(db: MultiDB):
+    async with db.transaction():
+        a = await db.users.add(new_user(1))
+        b = await db.users.add(new_user(2))
+    assert await db.users.get_many([a.id, b.id]) == {a.id: a, b.id: b}
+    assert idle(db)
+
+
+async def test_an_error_rolls_back_and_is_raised_as_it_is(db: MultiDB):
+    with pytest.raises(KeyError, match="mine"):
+        async with db.transaction():
+            await db.users.add(new_user())
+            raise KeyError("mine")
+    assert await db.users.count() == 0
+    assert idle(db)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(), TimeoutError(), OSError("a file of the caller's")])
+async def test_an_error_of_the_callers_own_is_not_taken_for_the_stores(db: MultiDB, error: Exception):
+    with pytest.raises(type(error)) as caught:
+        async with db.transaction(), db.transaction():
+            raise error
+    assert caught.value is error
+
+
+async def test_what_it_wrote_is_seen_inside_only(db: MultiDB, user: User):
+    async with db.transaction():
+        await db.users.update(user.id, name="Inside")
+        assert (await db.users.fetch(user.id)).name == "Inside"
+        assert (await outside(db.users.fetch(user.id))).name == user.name
+    assert (await db.users.fetch(user.id)).name == "Inside"
+
+
+async def outside(call):
+    """Await a call in a task that carries no transaction."""
+    return await asyncio.create_task(call, context=contextvars.Context())
+
+
+async def test_a_savepoint_rolls_back_alone(db: MultiDB, user: User):
+    async with db.transaction():
+        await db.users.update(user.id, name="Outer")
+        with pytest.raises(AlreadyExistsError):
+            async with db.transaction():
+                await db.users.update(user.id, name="Inner")
+                await db.users.add(new_user(0))
+        assert (await db.users.fetch(user.id)).name == "Outer"
+        async with db.transaction():
+            await db.users.add(new_user(2))
+    assert (await db.users.fetch(user.id)).name == "Outer"
+    assert await db.users.count() == 2
+
+
+async def test_a_failed_statement_outside_a_savepoint_fails_the_transaction(db: MultiDB, user: User):
+    with pytest.raises(TransactionError):
+        async with db.transaction():
+            with pytest.raises(AlreadyExistsError):
+                await db.users.add(new_user(0))
+            await db.users.update(user.id, name="Never")
+    assert await db.users.fetch(user.id) == user
+
+
+async def test_another_task_cannot_use_it(db: MultiDB, user: User):
+    async with db.transaction():
+        with pytest.raises(TransactionError, match="belongs to another task"):
+            await asyncio.create_task(db.users.fetch(user.id))
+        with pytest.raises(TransactionError, match="belongs to another task"):
+            await asyncio.gather(db.users.update(user.id, name="x"))
+        assert await db.users.fetch(user.id) == user
+
+
+async def test_a_task_that_outlives_it_is_on_its_own(db: MultiDB, user: User):
+    ended = asyncio.Event()
+
+    async def later() -> User:
+        await ended.wait()
+        return await db.users.update(user.id, name="Later")
+
+    async with db.transaction():
+        task = asyncio.create_task(later())
+    ended.set()
+    assert (await task).name == "Later"
+
+
+async def test_two_databases_do_not_share_it(db: MultiDB, user: User):
+    async with MultiDB(db.settings) as other, db.transaction():
+        await db.users.update(user.id, name="Mine")
+        assert (await other.users.fetch(user.id)).name == user.name
+
+
+async def test_tasks_have_transactions_of_their_own(db: MultiDB, user: User):
+    async def rename(n: int) -> None:
+        async with db.transaction():
+            current = await db.users.fetch(user.id)
+            await db.users.update(user.id, name=f"{current.name}+{n}")
+
+    await asyncio.gather(*(rename(n) for n in range(20)))
+    assert (await db.users.fetch(user.id)).version == 21
+    assert idle(db)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_a_cancellation_inside_rolls_back_and_gives_the_connection_back(db: MultiDB, nested: bool):
+    inside = asyncio.Event()
+
+    async def work() -> None:
+        async with db.transaction():
+            await db.users.add(new_user(1))
+            if nested:
+                async with db.transaction():
+                    inside.set()
+                    await asyncio.Event().wait()
+            inside.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    await inside.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await db.users.count() == 0
+    assert idle(db)
+
+
+async def test_a_cancelled_statement_gives_the_connection_back(db: MultiDB, user: User):
+    """A row lock holds the update; cancelling it must not leave its connection in use or broken."""
+    for _ in range(2 * db.settings.postgres_pool_size):
+        async with db.transaction():
+            await db.users.update(user.id, name="Held")
+            update = asyncio.create_task(db.users.update(user.id, name="Waiting"), context=contextvars.Context())
+            await until_waiting_for_a_lock(db)
+            update.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await update
+    assert idle(db)
+    assert (await db.users.fetch(user.id)).name == "Held"
+
+
+async def until_waiting_for_a_lock(db: MultiDB) -> None:
+    async def waiting() -> bool:
+        async with db.postgres.engine.connect() as connection:
+            query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            return bool((await connection.exec_driver_sql(query)).scalar())
+
+    async with asyncio.timeout(10):
+        while not await outside(waiting()):
+            pass
+
+
+async def test_a_connection_killed_inside_is_unavailable_and_replaced(db: MultiDB, user: User):
+    with pytest.raises(UnavailableError):
+        async with db.transaction():
+            await db.users.update(user.id, name="Never")
+            async with db.postgres.engine.connect() as connection:
+                await connection.exec_driver_sql(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            await db.users.update(user.id, name="Never again")
+    assert await db.users.fetch(user.id) == user
+    assert idle(db)
+
+
+async def test_a_commit_that_is_refused_is_told(db: MultiDB):
+    """A deferred constraint is checked by COMMIT itself."""
+    async with db.postgres.engine.begin() as connection:
+        await connection.exec_driver_sql(
+            "CREATE TABLE deferred (n int UNIQUE DEFERRABLE INITIALLY DEFERRED); "
+        )
+        await connection.exec_driver_sql("INSERT INTO deferred VALUES (1)")
+    with pytest.raises(ConstraintError) as caught:
+        async with db.transaction() as transaction:
+            await db.users.add(new_user())
+            await transaction.connection.execute("INSERT INTO deferred VALUES (1)")
+    assert caught.value.operation == "transaction"
+    assert await db.users.count() == 0
+    assert idle(db)
