@@ -36,7 +36,7 @@ from multidb.settings import Settings
 from multidb.stack import EmbeddedStack, docker_engine_answers
 from multidb.stores.postgres.engine import connect
 
-__all__ = ["db", "multidb_servers", "multidb_settings", "servers"]
+__all__ = ["db", "empty_database", "isolated", "multidb_servers", "multidb_settings", "servers"]
 
 _URLS = ("postgres_url", "mongo_url", "redis_url")
 
@@ -44,14 +44,9 @@ _URLS = ("postgres_url", "mongo_url", "redis_url")
 @pytest.fixture(scope="session")
 def multidb_servers() -> Iterator[Settings]:
     """The servers of this run, and on them one migrated PostgreSQL database, the tests' template."""
-    with servers() as admin:
-        template = _on_database(admin, f"multidb_test_{secrets.token_hex(4)}")
-        asyncio.run(_sql(admin, f"CREATE DATABASE {_database(template)}"))
-        try:
-            migrations.upgrade(template)
-            yield template
-        finally:
-            asyncio.run(_sql(admin, f"DROP DATABASE {_database(template)} WITH (FORCE)"))
+    with servers() as admin, empty_database(admin) as template:
+        migrations.upgrade(template)
+        yield template
 
 
 @pytest_asyncio.fixture
@@ -91,6 +86,18 @@ def servers() -> Iterator[Settings]:
                 yield _settings({name: stack.env[f"MULTIDB_{name.upper()}"] for name in _URLS})
             finally:
                 stack.stop()
+
+
+@contextmanager
+def empty_database(settings: Settings) -> Iterator[Settings]:
+    """Yield the settings of a PostgreSQL database with nothing in it, dropped afterwards. Blocks."""
+    name = f"multidb_test_{secrets.token_hex(8)}"
+    admin = _on_database(settings, "postgres")
+    asyncio.run(_sql(admin, f"CREATE DATABASE {name}"))
+    try:
+        yield _on_database(settings, name)
+    finally:
+        asyncio.run(_sql(admin, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @asynccontextmanager

@@ -1,11 +1,12 @@
 """MongoDB's schemas: what the files in `mongo_schemas/` say, made so on the server."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from pydantic import Field, ValidationError
 
-from multidb.errors import ConfigurationError
+from multidb.errors import AlreadyExistsError, ConfigurationError
 from multidb.models.entity import Model
 from multidb.ops.files import shipped
 from multidb.settings import Settings
@@ -94,8 +95,10 @@ async def _apply_one(mongo: MongoStore, schema: CollectionSchema) -> list[str]:
     changes: list[str] = []
     standing = await _validation(mongo, name)
     if standing is None:
-        await mongo.command({"create": name, **schema.validation()}, operation="schemas.apply")
-        changes.append(f"{name}: created")
+        # Another process may create it at the same moment, from the same file.
+        with suppress(AlreadyExistsError):
+            await mongo.command({"create": name, **schema.validation()}, operation="schemas.apply")
+            changes.append(f"{name}: created")
     elif standing != schema.validation():
         await mongo.command({"collMod": name, **schema.validation()}, operation="schemas.apply")
         changes.append(f"{name}: validator changed")

@@ -99,9 +99,10 @@ def test_quickstart_runs_twice_and_leaves_its_data_but_no_server(tmp_path: Path)
         assert "refused with ConflictError" in output
         assert "refused with AlreadyExistsError" in output
         assert "postgres: ready in" in output
-        # Fit for a pipe and for any terminal.
-        assert re.fullmatch(r"[\x20-\x7e\n]*", output)
-        assert max(map(len, output.splitlines())) <= 100
+        # Fit for a pipe and for any terminal, wherever the directory is.
+        told = output.replace(str(directory), ".multidb")
+        assert re.fullmatch(r"[\x20-\x7e\n]*", told)
+        assert max(map(len, told.splitlines())) <= 100
 
 
 @pytest.mark.mongo

@@ -86,7 +86,7 @@ def test_a_wrong_value_is_not_quoted(model: type[Model]) -> None:
 def test_a_model_survives_json(model: type[Model]) -> None:
     made = model.model_validate(SAMPLES[model])
     # Changes are what is given; the rest of their fields hold no value at all.
-    text = made.model_dump_json(exclude_unset=model in {UserChanges, CompanyChanges})
+    text = made.model_dump_json(exclude_unset=issubclass(model, UserChanges | CompanyChanges))
     assert model.model_validate_json(text) == made
 
 

@@ -68,6 +68,7 @@ _BY_CODE: dict[int, _Kind] = {
     64: _UNCONFIRMED,
     # DuplicateKey, also as older servers and findAndModify say it
     **dict.fromkeys((11000, 11001, 12582), _DUPLICATE),
+    48: _Kind(AlreadyExistsError, "the collection is there already"),
     # LockTimeout, LockBusy, WriteConflict, SnapshotTooOld, SnapshotUnavailable
     **dict.fromkeys((24, 46, 112, 239, 246), _CONFLICT),
     # TransactionTooOld, TransactionAborted, NoSuchTransaction, TransactionCommitted,

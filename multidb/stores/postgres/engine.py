@@ -280,5 +280,5 @@ async def _run_all(actions: Sequence[AfterCommit]) -> None:
 
 async def _heedless(end: Callable[[], Awaitable[None]]) -> None:
     """Roll back or release, whatever comes of it: a connection that broke has ended by itself."""
-    with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
         await end()
