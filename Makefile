@@ -6,7 +6,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-# One copy of pyright for this checkout, fetched by npm at its first run.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 
 .PHONY: help
@@ -38,7 +37,7 @@ check: $(READY) ## Lint, format, types, import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/pyright
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/lint-imports
 
 .PHONY: format

@@ -1,6 +1,6 @@
 """Users and sessions over HTTP: multidb in a FastAPI application.
 
-    multidb start
+    multidb start && multidb init
     uvicorn examples.fastapi_app:app
 
 The models of multidb are the bodies, its versions are the ETags, and its errors become status

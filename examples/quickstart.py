@@ -34,7 +34,6 @@ from multidb import (
 )
 from multidb.ops import sample_data
 from multidb.registry import ROUTES
-from multidb.stack import running
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,19 +49,18 @@ def main() -> None:
     report = Reporter()
     began = time.perf_counter()
     try:
-        report.scene(f"The servers start, in {directory}")
-        # `MultiDB.embedded` alone would start them too; started here, each tells how far it is.
-        with running(directory, progress=report.note):
-            asyncio.run(live_the_day(directory, report))
-            report.scene("The servers stop")
+        asyncio.run(live_the_day(directory, report))
     except MultiDBError as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit("Interrupted.")
     report.note(f"done in {time.perf_counter() - began:.1f} s; the data stays in {directory}")
 
 
 async def live_the_day(directory: Path, report: Reporter) -> None:
     """Open the database and play the scenes, one after the other."""
-    async with MultiDB.embedded(directory) as db:
+    report.scene(f"The servers start, in {directory}")
+    async with MultiDB.embedded(directory, progress=report.note) as db:
         report.note("schemas: up to date")
         await the_stores_answer(db, report)
         await the_sample_data_is_loaded(db, report)

@@ -90,18 +90,23 @@ class MultiDB:
     @classmethod
     @asynccontextmanager
     async def embedded(
-        cls, directory: str | Path = ".multidb", *, repositories: Sequence[type[Repository]] = ()
+        cls,
+        directory: str | Path = ".multidb",
+        *,
+        repositories: Sequence[type[Repository]] = (),
+        progress: Callable[[str], None] | None = None,
     ) -> AsyncIterator[Self]:
         """Start real servers in `directory`, bring their schemas up to date, and open.
 
         Needs `multidb[embedded]`. Servers that run there already are used and left running;
-        those started here stop at the end. The data stays.
+        those started here stop at the end. The data stays. `progress` is called with one short
+        line a step, from more than one thread.
         """
         # The one import that points up: this convenience is the top of the house.
         from multidb.ops.embedded import provisioned
 
         async with (
-            provisioned(Path(directory)) as settings,
+            provisioned(Path(directory), progress=progress) as settings,
             cls(settings, repositories=repositories) as db,
         ):
             yield db

@@ -131,6 +131,10 @@ class _Variables(BaseSettings):
 class PostgresSettings(_Variables):
     """What PostgreSQL alone needs; migrations read no more."""
 
+    def __init__(self, **values: Any) -> None:
+        # Said in each class, or type checkers take its fields for required arguments.
+        super().__init__(**values)
+
     #: `postgresql://user:password@host:5432/database`
     postgres_url: Annotated[
         SecretStr, AfterValidator(_url(("postgresql", "postgres", "postgresql+asyncpg"), database=True))
@@ -163,6 +167,10 @@ class Settings(PostgresSettings, MongoSettings):
 
     Raises: ConfigurationError that names each wrong variable and what would be right.
     """
+
+    def __init__(self, **values: Any) -> None:
+        # As in PostgresSettings.
+        super().__init__(**values)
 
     #: `redis://:password@host:6379/0`
     redis_url: Annotated[SecretStr, AfterValidator(_url(("redis", "rediss"), database=False))]

@@ -124,7 +124,7 @@ def _settings(urls: dict[str, str] | dict[str, str | None]) -> Settings:
     return Settings(
         _env_file=None,
         open_timeout=30,
-        secret_key="a key that only tests have, and no secret",
+        secret_key="a key that only tests have, and no secret",  # noqa: S106
         **urls,
     )
 

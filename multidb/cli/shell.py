@@ -5,7 +5,7 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 import typer
@@ -92,9 +92,13 @@ class _Prompt(code.InteractiveConsole):
 
     failed = False
 
-    def write(self, data: str) -> None:
+    def showtraceback(self) -> None:
         self.failed = True
-        super().write(data)
+        super().showtraceback()
+
+    def showsyntaxerror(self, *arguments: Any, **options: Any) -> None:
+        self.failed = True
+        super().showsyntaxerror(*arguments, **options)
 
 
 def _python_prompt(url: str, given: list[str]) -> None:
@@ -102,6 +106,8 @@ def _python_prompt(url: str, given: list[str]) -> None:
         raise ConfigurationError("arguments are for mongosh, which is not installed", store="mongo")
     from pymongo import MongoClient
 
+    # Typer's shows our own frames too.
+    sys.excepthook = sys.__excepthook__
     with MongoClient[dict[str, object]](url) as client:
         database = client.get_default_database()
         prompt = _Prompt({"db": database, "client": client})

@@ -1,7 +1,12 @@
 """Companies: the tenants that users, documents and jobs belong to."""
 
+from uuid import UUID
+
+from pydantic import Field
+
 from multidb.models.entity import Model, Row
-from multidb.models.fields import UNCHANGED, Name, NewId, Slug, UtcDatetime
+from multidb.models.fields import UNCHANGED, Name, Slug, UtcDatetime
+from multidb.models.ids import uuid7
 
 __all__ = ["Company", "CompanyChanges", "NewCompany"]
 
@@ -15,9 +20,13 @@ class Company(Row):
 
 
 class NewCompany(Model):
-    """A company to add."""
+    """A company to add.
 
-    id: NewId
+    The id is made here unless the caller brings one, so that adding the same thing again after a
+    lost answer is refused and not stored twice.
+    """
+
+    id: UUID = Field(default_factory=uuid7)
     name: Name
     slug: Slug
 

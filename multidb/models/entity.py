@@ -1,8 +1,10 @@
 """What every entity is: a frozen, strict-keyed pydantic model."""
 
+from uuid import UUID
+
 from pydantic import BaseModel, ConfigDict
 
-from multidb.models.fields import Id, UtcDatetime
+from multidb.models.fields import UtcDatetime
 
 __all__ = ["Entity", "Model", "Row"]
 
@@ -16,7 +18,7 @@ class Model(BaseModel):
 class Entity(Model):
     """Something stored, found again by its id."""
 
-    id: Id
+    id: UUID
 
 
 class Row(Entity):

@@ -2,13 +2,10 @@
 
 from datetime import UTC, datetime
 from typing import Annotated, Any
-from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, StringConstraints
 
-from multidb.models.ids import uuid7
-
-__all__ = ["UNCHANGED", "Email", "Id", "Name", "NewId", "Slug", "UtcDatetime", "utc_now"]
+__all__ = ["UNCHANGED", "Email", "Name", "Slug", "UtcDatetime", "utc_now"]
 
 
 def utc_now() -> datetime:
@@ -23,11 +20,6 @@ def _to_utc(value: datetime) -> datetime:
 
 #: An aware datetime; kept and returned in UTC.
 UtcDatetime = Annotated[AwareDatetime, AfterValidator(_to_utc)]
-
-Id = UUID
-#: The id of something new: made here unless the caller brings one, so that a repeated add
-#: after a lost answer is refused and not stored twice.
-NewId = Annotated[UUID, Field(default_factory=uuid7)]
 
 #: One address: something before and after one `@`, no blanks. Whether mail arrives there only
 #: a mail can tell.

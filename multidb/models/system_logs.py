@@ -7,7 +7,8 @@ from uuid import UUID
 from pydantic import Field, StringConstraints
 
 from multidb.models.entity import Entity
-from multidb.models.fields import NewId, UtcDatetime, utc_now
+from multidb.models.fields import UtcDatetime, utc_now
+from multidb.models.ids import uuid7
 
 __all__ = ["LogLevel", "SystemLog"]
 
@@ -25,8 +26,8 @@ class LogLevel(StrEnum):
 class SystemLog(Entity):
     """One entry of a service's log. The caller makes it; it never changes."""
 
-    id: NewId
-    timestamp: Annotated[UtcDatetime, Field(default_factory=utc_now)]
+    id: UUID = Field(default_factory=uuid7)
+    timestamp: UtcDatetime = Field(default_factory=utc_now)
     level: LogLevel
     service: Annotated[str, StringConstraints(min_length=1, max_length=100)]
     message: Annotated[str, StringConstraints(max_length=100_000)]

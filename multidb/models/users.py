@@ -1,7 +1,12 @@
 """Users: people who may sign in."""
 
+from uuid import UUID
+
+from pydantic import Field
+
 from multidb.models.entity import Model, Row
-from multidb.models.fields import UNCHANGED, Email, Name, NewId, UtcDatetime
+from multidb.models.fields import UNCHANGED, Email, Name, UtcDatetime
+from multidb.models.ids import uuid7
 
 __all__ = ["NewUser", "User", "UserChanges"]
 
@@ -15,9 +20,13 @@ class User(Row):
 
 
 class NewUser(Model):
-    """A user to add. No other living user may have the same e-mail, whatever its case."""
+    """A user to add. No other living user may have the same e-mail, whatever its case.
 
-    id: NewId
+    The id is made here unless the caller brings one, so that adding the same thing again after a
+    lost answer is refused and not stored twice.
+    """
+
+    id: UUID = Field(default_factory=uuid7)
     email: Email
     name: Name
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from multidb.ops import migrations, schemas
 from multidb.settings import Settings
-from multidb.stack import running
+from multidb.stack import Progress, running
 from multidb.stores.completion import complete
 
 __all__ = ["initialise", "provisioned"]
@@ -20,9 +20,9 @@ async def initialise(settings: Settings) -> list[str]:
 
 
 @asynccontextmanager
-async def provisioned(directory: Path) -> AsyncIterator[Settings]:
+async def provisioned(directory: Path, *, progress: Progress | None = None) -> AsyncIterator[Settings]:
     """Run the directory's servers, their schemas up to date, for as long as the body takes."""
-    servers = running(directory)
+    servers = running(directory, progress=progress)
     # In a thread, for starting takes seconds; to its end even if cancelled, for what has been
     # started must be stopped.
     stack = await complete(asyncio.to_thread(servers.__enter__))

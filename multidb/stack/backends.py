@@ -18,8 +18,13 @@ def open_stack(directory: Path | str, backend: Backend | None = None) -> Stack:
 
     Without `backend` it is the one the directory was started with, else compose where a
     Docker engine answers, else embedded.
+
+    Raises: ConfigurationError if the directory was started with another than `backend`.
     """
-    chosen = backend or StackDirectory(directory).read_state().backend
+    found = StackDirectory(directory)
+    if backend is not None:
+        found.require(backend)
+    chosen = backend or found.read_state().backend
     if chosen is None:
         chosen = "compose" if docker_engine_answers() else "embedded"
     return ComposeStack(directory) if chosen == "compose" else EmbeddedStack(directory)

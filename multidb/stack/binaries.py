@@ -69,7 +69,9 @@ def _candidates(name: ServerName) -> Iterator[Path]:
     for program in _PROGRAMS[name]:
         if found := shutil.which(program):
             # Its companions, initdb and the like, are beside the program itself, not beside a link to it.
-            yield Path(found).resolve()
+            # But some go by the name they are called: Debian's redis-server is a link to redis-check-rdb.
+            path, target = Path(found), Path(found).resolve()
+            yield target if target.name == path.name else path
     if name == "postgres" and sys.platform == "linux":
         # Debian keeps it off PATH, one folder a version; the newest first.
         versions = Path("/usr/lib/postgresql").glob("[0-9]*/bin/postgres")

@@ -7,7 +7,6 @@ import secrets
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from multidb.stack.addresses import (
     settings_from,
 )
 from multidb.stack.protocol import SERVERS, Backend, Progress, ServerName, ServerStatus
-from multidb.stack.state import StackDirectory
+from multidb.stack.state import StackDirectory, State
 
 __all__ = ["ComposeStack", "compose_env", "compose_file"]
 
@@ -84,12 +83,10 @@ class ComposeStack:
         """
         self.directory.create()
         with self.directory.locked():
-            state = self.directory.read_state()
-            if state.backend not in {None, self.backend}:
-                raise ConfigurationError(f"{self.directory.path} belongs to the {state.backend} back end")
+            self.directory.require(self.backend)
             if not self.directory.read_env():
                 self.directory.write_env(compose_env())
-            self.directory.write_state(replace(state, backend=self.backend, kept=True))
+            self.directory.write_state(State(backend=self.backend, kept=True))
             if all(status.state == "running" for status in self.status()):
                 return False
             if progress:

@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,11 +16,8 @@ from multidb.errors import ConfigurationError
 from multidb.settings import Settings
 from multidb.stack.addresses import URL_OF, free_port, new_env, port_of, settings_from, with_port
 from multidb.stack.launch import Launcher, launch_together, tail
-from multidb.stack.mongo import MongoServer
-from multidb.stack.postgres import PostgresServer
 from multidb.stack.process import Process
 from multidb.stack.protocol import SERVERS, Backend, Progress, ServerName, ServerStatus
-from multidb.stack.redis import RedisServer
 from multidb.stack.servers import Server
 from multidb.stack.state import Launch, StackDirectory, State
 
@@ -41,12 +39,7 @@ class EmbeddedStack:
 
     def __init__(self, directory: Path | str, *, durable: bool = True) -> None:
         self.directory = StackDirectory(directory)
-        home = self.directory.path
-        self._servers: dict[ServerName, Server] = {
-            "postgres": PostgresServer(home / "postgres", durable=durable),
-            "mongodb": MongoServer(home / "mongodb"),
-            "redis": RedisServer(home / "redis", durable=durable),
-        }
+        self._servers = _embedded_servers(self.directory.path, durable=durable)
         # Held for each change of the files by one of the threads of a start.
         self._writing = Lock()
 
@@ -91,6 +84,8 @@ class EmbeddedStack:
 
     def stop(self) -> bool:
         """Stop the servers this directory's stack started, all at once. False if none ran."""
+        if not self.directory.path.exists():
+            return False
         with self.directory.locked():
             return self._stop()
 
@@ -124,12 +119,13 @@ class EmbeddedStack:
         if not path.exists():
             return
         with path.open(encoding="utf-8", errors="replace") as file:
-            kept = file.readlines()[-lines:] if lines else file.readlines() and []
-            yield from (line.rstrip("\n") for line in kept)
+            yield from (line.rstrip("\n") for line in deque(file, maxlen=lines))
+            pending = ""
             while follow:
-                line = file.readline()
-                if line:
-                    yield line.rstrip("\n")
+                pending += file.readline()
+                if pending.endswith("\n"):
+                    yield pending.rstrip("\n")
+                    pending = ""
                 else:
                     time.sleep(0.2)
 
@@ -145,9 +141,8 @@ class EmbeddedStack:
             raise ConfigurationError("embedded servers run on Linux only; use the compose back end")
         self.directory.create()
         with self.directory.locked():
+            self.directory.require(self.backend)
             state = self.directory.read_state()
-            if state.backend not in {None, self.backend}:
-                raise ConfigurationError(f"{self.directory.path} belongs to the {state.backend} back end")
             self._record(lambda state: replace(state, backend=self.backend, kept=state.kept or kept))
             if not self.directory.read_env():
                 self.directory.write_env(new_env({name: free_port() for name in SERVERS}))
@@ -222,6 +217,19 @@ class EmbeddedStack:
                 return tail(self._servers[name], file.read().decode(errors="replace"))
         except FileNotFoundError:
             return ()
+
+
+def _embedded_servers(home: Path, *, durable: bool) -> dict[ServerName, Server]:
+    # Their drivers take long to import, and the command's other verbs do without.
+    from multidb.stack.mongo import MongoServer
+    from multidb.stack.postgres import PostgresServer
+    from multidb.stack.redis import RedisServer
+
+    return {
+        "postgres": PostgresServer(home / "postgres", durable=durable),
+        "mongodb": MongoServer(home / "mongodb"),
+        "redis": RedisServer(home / "redis", durable=durable),
+    }
 
 
 def _alive(launch: Launch | None) -> bool:

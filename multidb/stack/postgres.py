@@ -23,6 +23,9 @@ __all__ = ["PostgresServer"]
 #: The first release that brings its own C.UTF-8, independent of the machine's locales.
 _BUILTIN_LOCALE_SINCE = 17
 
+#: More than any process can have.
+_NO_PID = 2**31 - 1
+
 
 class PostgresServer:
     """A cluster with one superuser and one database, both called `multidb`; passwords by scram."""
@@ -44,7 +47,7 @@ class PostgresServer:
         """Make the cluster, aside, and move it into place once it is whole."""
         run = self._runner()
         if not self.is_new():
-            self._forget_dead_postmaster()
+            self._disown_dead_postmaster()
             return
         fresh = self._home / "data.new"
         shutil.rmtree(fresh, ignore_errors=True)
@@ -73,19 +76,19 @@ class PostgresServer:
         finally:
             password_file.unlink()
 
-    def _forget_dead_postmaster(self) -> None:
-        """Remove a postmaster.pid left by a crash if its pid now belongs to another program.
+    def _disown_dead_postmaster(self) -> None:
+        """Let postmaster.pid, left by a crash, name no process if the one it names is no live postmaster.
 
-        PostgreSQL sees to a stale file itself, but takes any live process of that pid for a postmaster.
+        PostgreSQL sees to a stale file itself, but takes whatever has that pid for a postmaster: another
+        program, or the dead one's remains, which stay in a container whose first process reaps no
+        orphans. The rest of the file tells it whether the dead one's children still run.
         """
         path = self._data / "postmaster.pid"
-        with suppress(FileNotFoundError, ValueError, IndexError):
-            pid = int(path.read_text(encoding="utf-8").splitlines()[0])
-            if (
-                Process.of(pid)
-                and Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() != "postgres"
-            ):
-                path.unlink()
+        with suppress(FileNotFoundError, ValueError):
+            first, newline, rest = path.read_text(encoding="utf-8").partition("\n")
+            named = Process.of(int(first))
+            if named and not (named.alive() and named.program() == "postgres"):
+                path.write_text(f"{_NO_PID}{newline}{rest}", encoding="utf-8")
 
     def command(self, url: str) -> list[str | Path]:
         """Return the command line of the postmaster."""

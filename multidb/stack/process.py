@@ -46,6 +46,13 @@ class Process:
             os.waitpid(self.pid, os.WNOHANG)
         return False
 
+    def program(self) -> str:
+        """Return the name of the program, without its path; empty if it is gone."""
+        try:
+            return Path(f"/proc/{self.pid}/comm").read_text(encoding="utf-8").removesuffix("\n")
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
+
     def send(self, number: signal.Signals) -> None:
         """Send a signal, if it still runs."""
         if self.alive():

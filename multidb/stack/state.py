@@ -71,6 +71,14 @@ class StackDirectory:
         if not ignore.exists():
             ignore.write_text("*\n", encoding="ascii")
 
+    def require(self, backend: Backend) -> None:
+        """Raise ConfigurationError if another back end was started here: they would share addresses and data."""
+        owner = self.read_state().backend
+        if owner not in {None, backend}:
+            raise ConfigurationError(
+                f"{self.path} belongs to the {owner} back end: use another directory, or clean this one first"
+            )
+
     def log_path(self, name: ServerName) -> Path:
         """Return the file a server writes its log to."""
         return self.path / "logs" / f"{name}.log"

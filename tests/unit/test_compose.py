@@ -256,3 +256,5 @@ class TestBackend:
         assert open_stack(tmp_path / "stack").backend == "compose"
         with pytest.raises(ConfigurationError, match="belongs to the compose back end"):
             EmbeddedStack(tmp_path / "stack").start()
+        with pytest.raises(ConfigurationError, match="belongs to the compose back end"):
+            open_stack(tmp_path / "stack", "embedded")

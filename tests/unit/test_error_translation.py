@@ -522,8 +522,10 @@ COLUMNS_OF = {"users_email_key": ("tenant_id", "email")}
             EXISTS,
             "users_email_key",
             ("tenant_id", "email"),
-            "users.get: another row already has this value"
-            " (table users, constraint users_email_key, columns tenant_id, email, SQLSTATE 23505)",
+            (
+                "users.get: another row already has this value"
+                " (table users, constraint users_email_key, columns tenant_id, email, SQLSTATE 23505)"
+            ),
         ),
         (
             NOT_NULL_VIOLATION,
@@ -537,8 +539,10 @@ COLUMNS_OF = {"users_email_key": ("tenant_id", "email")}
             CONSTRAINT,
             "users_age_check",
             (),
-            "users.get: a value does not pass a check"
-            " (table users, constraint users_age_check, SQLSTATE 23514)",
+            (
+                "users.get: a value does not pass a check"
+                " (table users, constraint users_age_check, SQLSTATE 23514)"
+            ),
         ),
     ],
     ids=["unique", "not null", "check"],
@@ -606,7 +610,7 @@ def test_sqlalchemy_hides_nothing_of_asyncpgs_errors() -> None:
     async def through_sqlalchemy() -> BaseException:
         try:
             await engine.connect()
-        except Exception as error:  # noqa: BLE001  whatever it is, it is looked at
+        except Exception as error:
             return error
         raise AssertionError
 

@@ -99,9 +99,7 @@ def test_each_source_is_read_by_itself(source: str, home: Path, monkeypatch: pyt
     assert made(**arguments).key_prefix == source
 
 
-@pytest.mark.parametrize(
-    ("stronger", "weaker"), [*itertools.pairwise(SOURCES), ("dotenv", "started_env")]
-)
+@pytest.mark.parametrize(("stronger", "weaker"), [*itertools.pairwise(SOURCES), ("dotenv", "started_env")])
 def test_the_stronger_source_wins(
     stronger: str, weaker: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +37,24 @@ def directory(tmp_path: Path) -> StackDirectory:
     directory = StackDirectory(tmp_path / "stack")
     directory.create()
     return directory
+
+
+@pytest.fixture
+def dead() -> Iterator[int]:
+    """The pid of a process that has ended and whose parent does not wait for it."""
+    code = (
+        "import os, subprocess, sys\n"
+        "child = subprocess.Popen(['true'])\n"
+        "os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)\n"
+        "print(child.pid, flush=True)\n"
+        "sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        yield int(parent.stdout.readline())
+        parent.communicate()
 
 
 class TestDirectory:
@@ -136,6 +155,12 @@ class TestProcess:
         assert process.alive()
         assert not replace(process, birth=process.birth - 1).alive()
 
+    def test_one_nobody_waits_for_is_dead(self, dead: int) -> None:
+        process = Process.of(dead)
+        assert process is not None
+        assert not process.alive()
+        assert process.program() == "true"
+
     def test_a_signal_for_another_birth_is_not_sent(self, tmp_path: Path) -> None:
         process = spawn(["sleep", "60"], tmp_path / "log")
         try:
@@ -214,6 +239,11 @@ class TestPrograms:
         assert binaries.find_server("redis") == real / "valkey-server"
         assert binaries.find_client("redis") == real / "valkey-cli"
 
+    def test_a_program_called_by_another_name_keeps_it(self, nothing_installed: Path) -> None:
+        (nothing_installed / "redis-check-rdb").touch(0o755)
+        (nothing_installed / "redis-server").symlink_to(nothing_installed / "redis-check-rdb")
+        assert binaries.find_server("redis") == nothing_installed / "redis-server"
+
 
 class TestPrivileges:
     """Root's ways; an ordinary user has none to choose from."""
@@ -281,13 +311,22 @@ class TestPrivileges:
 
 
 class TestServers:
-    def test_a_postmaster_file_of_another_programs_pid_is_removed(self, tmp_path: Path) -> None:
-        server = PostgresServer(tmp_path, durable=True)
-        (tmp_path / "data").mkdir()
-        file = tmp_path / "data" / "postmaster.pid"
-        file.write_text(f"{os.getpid()}\n{tmp_path}\n")
-        server.prepare(new_env(PORTS)[URL_OF["postgres"]])
-        assert not file.exists()
+    def test_a_postmaster_file_that_names_another_program_is_corrected(self, tmp_path: Path) -> None:
+        assert self.corrected(tmp_path, os.getpid()) != os.getpid()
+
+    def test_a_postmaster_file_that_names_a_dead_process_is_corrected(
+        self, tmp_path: Path, dead: int
+    ) -> None:
+        assert self.corrected(tmp_path, dead) != dead
+
+    def corrected(self, home: Path, pid: int) -> int:
+        (home / "data").mkdir()
+        file = home / "data" / "postmaster.pid"
+        file.write_text(f"{pid}\n/data\n1700000000\n")
+        PostgresServer(home, durable=True).prepare(new_env(PORTS)[URL_OF["postgres"]])
+        first, rest = file.read_text().split("\n", 1)
+        assert rest == "/data\n1700000000\n"
+        return int(first)
 
     def test_mongod_tells_its_error_not_its_farewell(self, tmp_path: Path) -> None:
         info, error = '{"s":"I",  "c":"NETWORK"}', '{"s":"E",  "c":"CONTROL"}'

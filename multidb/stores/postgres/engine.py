@@ -104,7 +104,10 @@ class PostgresStore(Store[Pool]):
             return
         transaction = None
         try:
-            async with self._pooled("transaction") as connection, self._begin(connection, None) as transaction:
+            async with (
+                self._pooled("transaction") as connection,
+                self._begin(connection, None) as transaction,
+            ):
                 yield transaction
         finally:
             # Also after an error: a COMMIT whose answer was lost may have happened.

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
+from sqlalchemy.types import TypeEngine
 
 from multidb.stores.postgres.engine import Record
 
@@ -37,7 +38,7 @@ class Keyset:
     def read(self, position: Sequence[Any]) -> list[Any]:
         """Return a position as the columns' own values."""
         return [
-            None if value is None else _reader(column.type.python_type).validate_python(value)
+            None if value is None else _reader(column.type).validate_python(value)
             for (column, _), value in zip(self._keys, position, strict=True)
         ]
 
@@ -61,10 +62,9 @@ class Keyset:
 def _beyond(column: sa.Column[Any], descending: bool, value: Any) -> sa.ColumnElement[bool]:
     if value is None:
         return column.is_not(None) if descending else sa.false()
-    if descending:
-        return column < value
-    beyond: sa.ColumnElement[bool] = column > value
-    return sa.or_(beyond, column.is_(None)) if column.nullable else beyond
+    beyond: sa.ColumnElement[bool] = column < value if descending else column > value
+    # Null is greater than every value.
+    return sa.or_(beyond, column.is_(None)) if column.nullable and not descending else beyond
 
 
 def _equal(column: sa.Column[Any], value: Any) -> sa.ColumnElement[bool]:
@@ -72,5 +72,5 @@ def _equal(column: sa.Column[Any], value: Any) -> sa.ColumnElement[bool]:
 
 
 @cache
-def _reader(type_: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(type_)
+def _reader(type_: TypeEngine[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(type_.python_type)

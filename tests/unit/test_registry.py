@@ -1,0 +1,465 @@
+"""The registry: every entity has its place, and what does not fit is said when the repositories are wired."""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+from pydantic import BaseModel
+
+from multidb import (
+    CachePolicy,
+    ConfigurationError,
+    Entity,
+    Model,
+    MongoRepository,
+    MultiDB,
+    NewCompany,
+    NewUser,
+    NotOpenError,
+    PostgresRepository,
+    Row,
+    Settings,
+    SystemLog,
+    UserChanges,
+)
+from multidb.registry import BUILT_IN, ROUTES, route_all
+from multidb.repositories.repository import Repository
+from multidb.repositories.users import UserRepository
+
+SETTINGS = Settings(
+    _env_file=None,
+    postgres_url="postgresql://ada:secret@127.0.0.1:1/shop",
+    mongo_url="mongodb://127.0.0.1:1/shop",
+    redis_url="redis://127.0.0.1:1/0",
+)
+
+#: The table of DESIGN.md: attribute on `MultiDB`, store, and where in it the entity lives.
+ENTITIES = {
+    ("companies", "postgres", "companies"),
+    ("users", "postgres", "users"),
+    ("user_profiles", "postgres", "user_profiles"),
+    ("company_users", "postgres", "company_users"),
+    ("user_sessions", "postgres", "user_sessions"),
+    ("documents", "postgres", "documents"),
+    ("jobs", "postgres", "ai_processing_jobs"),
+    ("forms", "postgres", "forms"),
+    ("calendar_events", "postgres", "calendar_events"),
+    ("kanban_boards", "postgres", "kanban_boards"),
+    ("audit_logs", "postgres", "audit_logs"),
+    ("system_logs", "mongo", "system_logs"),
+    ("user_activity_logs", "mongo", "user_activity_logs"),
+    ("api_request_logs", "mongo", "api_request_logs"),
+    ("document_metadata", "mongo", "document_metadata"),
+    ("ai_processing_results", "mongo", "ai_processing_results"),
+    ("form_submissions", "mongo", "form_submissions"),
+    ("dynamic_configurations", "mongo", "dynamic_configurations"),
+    ("realtime_events", "mongo", "realtime_events"),
+    ("usage_analytics", "mongo", "usage_analytics"),
+    ("sessions", "redis", "session:user:{user_id}"),
+    ("cache", "redis", "cache:user:{user_id}"),
+    ("rate_limits", "redis", "rate_limit:user:{user_id}:{endpoint}"),
+    ("presence", "redis", "realtime:user:{user_id}:presence"),
+    ("uploads", "redis", "temp:upload:{upload_id}"),
+    ("locks", "redis", "lock:document:{document_id}"),
+    ("counters", "redis", "counter:api_calls:{endpoint}:{date}"),
+}
+
+
+# --- what is there
+
+
+def test_every_entity_has_its_store_and_its_place() -> None:
+    assert {(route.entity, route.store, route.target) for route in ROUTES} == ENTITIES
+
+
+def test_no_entity_and_no_place_is_routed_twice() -> None:
+    assert len({route.entity for route in ROUTES}) == len(ROUTES)
+    assert len({(route.store, route.target) for route in ROUTES}) == len(ROUTES)
+
+
+def test_routes_are_shown_store_by_store() -> None:
+    stores = [route.store for route in ROUTES]
+    assert stores == sorted(stores, key=["postgres", "mongo", "redis"].index)
+
+
+def test_a_route_names_the_class_that_serves_it() -> None:
+    named = {route.repository for route in ROUTES if route.repository is not None}
+    assert named == {repository.__name__ for repository in BUILT_IN}
+
+
+def test_every_built_in_repository_is_an_attribute_by_its_entitys_name() -> None:
+    db = MultiDB(SETTINGS)
+    for repository in BUILT_IN:
+        assert getattr(db, repository.entity()) is db[repository]
+        assert type(db[repository]) is repository
+    assert {route.entity for route in db.routes} == {repository.entity() for repository in BUILT_IN}
+
+
+# --- an application's own
+
+
+def table(name: str, *columns: sa.Column[Any], without: str = "") -> sa.Table:
+    kept: list[sa.Column[Any]] = [
+        sa.Column("id", sa.Uuid, primary_key=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("version", sa.Integer, nullable=False),
+    ]
+    columns = columns or (sa.Column("number", sa.Text, nullable=False),)
+    return sa.Table(
+        name,
+        sa.MetaData(naming_convention={"pk": "%(table_name)s_pkey"}),
+        *(column for column in (*kept, *columns) if column.name != without),
+    )
+
+
+class Invoice(Row):
+    number: str
+
+
+class NewInvoice(Model):
+    id: UUID
+    number: str
+
+
+class InvoiceRepository(PostgresRepository[Invoice, NewInvoice]):
+    table = table("invoices")
+    cache = CachePolicy("cache:invoice:{invoice_id}", ttl=timedelta(minutes=1))
+    unique = {"invoices_pkey": ("id",)}
+
+
+class Note(Entity):
+    text: str
+    written: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class NoteRepository(MongoRepository[Note]):
+    collection = "notes"
+    order_by = "-written"
+
+
+def test_an_applications_repositories_are_wired_and_routed() -> None:
+    db = MultiDB(SETTINGS, repositories=[InvoiceRepository, NoteRepository])
+    assert type(db[InvoiceRepository]) is InvoiceRepository
+    assert type(db[NoteRepository]) is NoteRepository
+    assert db[InvoiceRepository] is db[InvoiceRepository]
+    assert {(route.entity, route.store, route.target, route.repository) for route in db.routes} >= {
+        ("invoices", "postgres", "invoices", "InvoiceRepository"),
+        ("notes", "mongo", "notes", "NoteRepository"),
+        ("users", "postgres", "users", "UserRepository"),
+    }
+
+
+def test_two_databases_share_nothing() -> None:
+    one, other = MultiDB(SETTINGS), MultiDB(SETTINGS, repositories=[InvoiceRepository])
+    assert one.users is not other.users
+    assert len(one.routes) == len(BUILT_IN)
+    with pytest.raises(ConfigurationError):
+        one[InvoiceRepository]
+
+
+@pytest.mark.parametrize("twice", [UserRepository, InvoiceRepository])
+def test_a_repository_given_twice_is_refused_or_routed_once(twice: type[Repository]) -> None:
+    try:
+        db = MultiDB(SETTINGS, repositories=[twice, twice])
+    except ConfigurationError as error:
+        assert twice.__name__ in str(error)
+    else:
+        assert [route.repository for route in db.routes].count(twice.__name__) == 1
+
+
+def test_a_repository_that_was_not_given_is_named_with_what_to_do() -> None:
+    with pytest.raises(ConfigurationError, match=r"MultiDB\(repositories=\[InvoiceRepository\]\)"):
+        MultiDB(SETTINGS)[InvoiceRepository]
+
+
+def test_changes_follow_from_what_can_be_given_where_none_are_declared() -> None:
+    changes = InvoiceRepository.changes_model
+    assert changes.__name__ == "NewInvoiceChanges"
+    assert set(changes.model_fields) == {"number"}
+    assert changes().model_dump(exclude_unset=True) == {}
+    assert UserRepository.changes_model is UserChanges
+
+
+def test_a_subclass_of_a_repository_keeps_its_models() -> None:
+    class MyInvoiceRepository(InvoiceRepository):
+        table = table("my_invoices")
+        unique = {}
+
+    (route,) = route_all([MyInvoiceRepository])
+    assert (route.entity, route.repository) == ("my_invoices", "MyInvoiceRepository")
+    assert MyInvoiceRepository.model is Invoice
+
+
+# --- what does not fit
+
+
+def refused(*repositories: type[Repository]) -> str:
+    """Return what wiring says, which must name the class."""
+    with pytest.raises(ConfigurationError) as caught:
+        MultiDB(SETTINGS, repositories=repositories)
+    message = str(caught.value)
+    assert repositories[-1].__name__ in message
+    return message
+
+
+def test_two_repositories_cannot_claim_one_table() -> None:
+    class OtherInvoiceRepository(PostgresRepository[Invoice, NewInvoice]):
+        table = InvoiceRepository.table
+
+        @classmethod
+        def entity(cls) -> str:
+            return "other_invoices"
+
+    message = refused(InvoiceRepository, OtherInvoiceRepository)
+    assert "InvoiceRepository" in message
+    assert "`invoices`" in message
+
+
+def test_no_repository_can_claim_the_table_of_a_built_in_one() -> None:
+    class PersonRepository(PostgresRepository[Invoice, NewInvoice]):
+        table = table("users")
+
+    assert "UserRepository" in refused(PersonRepository)
+
+
+def test_two_repositories_cannot_claim_one_collection() -> None:
+    class OtherNoteRepository(MongoRepository[Note]):
+        collection = "notes"
+
+    assert "`notes`" in refused(NoteRepository, OtherNoteRepository)
+
+
+def test_two_repositories_cannot_claim_one_entity_in_two_stores() -> None:
+    class NotesTableRepository(PostgresRepository[Invoice, NewInvoice]):
+        table = table("notes")
+
+    assert "entity `notes`" in refused(NoteRepository, NotesTableRepository)
+
+
+def test_a_collection_may_be_called_as_a_table_is_if_the_entities_differ() -> None:
+    class InvoiceNoteRepository(MongoRepository[Note]):
+        collection = "invoices"
+
+        @classmethod
+        def entity(cls) -> str:
+            return "invoice_notes"
+
+    assert len(route_all([InvoiceRepository, InvoiceNoteRepository])) == 2
+
+
+@pytest.mark.parametrize("column", ["id", "created_at", "updated_at", "version", "number"])
+def test_a_table_without_a_column_of_the_model_is_refused(column: str) -> None:
+    class LackingRepository(PostgresRepository[Invoice, NewInvoice]):
+        table = table("lacking", without=column)
+
+    assert f"no column {column}" in refused(LackingRepository)
+
+
+def test_a_table_without_a_column_of_what_is_given_or_derived_is_refused() -> None:
+    class Wider(NewInvoice):
+        amount: int
+
+    class WiderRepository(PostgresRepository[Invoice, Wider]):
+        table = table("wider")
+
+    class DerivedRepository(PostgresRepository[Invoice, NewInvoice]):
+        table = table("derived")
+        derived = {"number_folded": ("number", str.casefold)}
+
+    assert "no column amount" in refused(WiderRepository)
+    assert "no column number_folded" in refused(DerivedRepository)
+
+
+def test_a_constraint_the_table_does_not_have_is_refused() -> None:
+    class KeyedRepository(PostgresRepository[Invoice, NewInvoice]):
+        table = table("keyed")
+        unique = {"keyed_pkey": ("id",), "keyed_number_key": ("number",)}
+
+    message = refused(KeyedRepository)
+    assert "keyed_number_key" in message
+    assert "keyed_pkey" not in message
+
+
+@pytest.mark.parametrize(
+    "key", ["cache:invoice", "cache:invoice:{}", "cache:invoice:{a b}", "cache:{a}:{b}", "cache:{{id}}"]
+)
+def test_a_cache_key_that_does_not_name_the_id_and_nothing_else_is_refused(key: str) -> None:
+    class BadlyKeyedRepository(PostgresRepository[Invoice, NewInvoice]):
+        table = table("badly_keyed")
+        cache = CachePolicy(key, ttl=timedelta(minutes=1))
+
+    assert repr(key) in refused(BadlyKeyedRepository)
+
+
+@pytest.mark.parametrize("ttl", [timedelta(0), timedelta(seconds=-1)])
+def test_a_cache_that_keeps_nothing_is_refused(ttl: timedelta) -> None:
+    class ForgetfulRepository(PostgresRepository[Invoice, NewInvoice]):
+        table = table("forgetful")
+        cache = CachePolicy("cache:forgetful:{id}", ttl=ttl)
+
+    assert "ttl" in refused(ForgetfulRepository)
+
+
+def test_a_unique_field_the_model_does_not_have_is_refused() -> None:
+    class MisnamedRepository(PostgresRepository[Invoice, NewInvoice]):
+        table = table("misnamed")
+        unique = {"misnamed_pkey": ("ident",)}
+
+    assert "ident" in refused(MisnamedRepository)
+
+
+def test_a_column_derived_from_a_field_the_model_does_not_have_is_refused() -> None:
+    class MisderivedRepository(PostgresRepository[Invoice, NewInvoice]):
+        table = table("misderived", sa.Column("number", sa.Text), sa.Column("folded", sa.Text))
+        derived = {"folded": ("nmuber", str.casefold)}
+
+    assert "nmuber" in refused(MisderivedRepository)
+
+
+def test_two_repositories_cannot_keep_different_things_at_one_cache_key() -> None:
+    class ReceiptRepository(PostgresRepository[Invoice, NewInvoice]):
+        table = table("receipts")
+        # The name of the hole does not stand in the key: this is InvoiceRepository's own.
+        cache = CachePolicy("cache:invoice:{id}", ttl=timedelta(minutes=1))
+
+    assert "cache:invoice:" in refused(InvoiceRepository, ReceiptRepository)
+
+
+def test_an_order_by_what_the_document_does_not_have_is_refused() -> None:
+    class DisorderlyRepository(MongoRepository[Note]):
+        collection = "disorderly"
+        order_by = "-wirtten"
+
+    assert "wirtten" in refused(DisorderlyRepository)
+
+
+def test_a_repository_that_declares_no_model_or_no_place_is_refused() -> None:
+    class PlacelessTable(PostgresRepository[Invoice, NewInvoice]):
+        pass
+
+    class PlacelessCollection(MongoRepository[Note]):
+        pass
+
+    class ModellessTable(PostgresRepository):  # type: ignore[type-arg]
+        table = table("modelless")
+
+    class ModellessCollection(MongoRepository):  # type: ignore[type-arg]
+        collection = "modelless"
+
+    for each in (PlacelessTable, PlacelessCollection, ModellessTable, ModellessCollection):
+        assert "declare `class Name(" in refused(each)
+
+
+# --- no I/O before it is opened
+
+ID = UUID("01900000-0000-7000-8000-000000000001")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+LOG = {"id": ID, "timestamp": NOW, "level": "info", "service": "shop", "message": "hello"}
+
+#: By method of `PostgresRepository`, a call of it.
+ON_ROWS: dict[str, Callable[[Any, BaseModel], Awaitable[Any]]] = {
+    "get": lambda rows, _: rows.get(ID),
+    "fetch": lambda rows, _: rows.fetch(ID),
+    "get_many": lambda rows, _: rows.get_many([ID]),
+    "find": lambda rows, _: rows.find(),
+    "find_one": lambda rows, _: rows.find_one(id=ID),
+    "count": lambda rows, _: rows.count(),
+    "exists": lambda rows, _: rows.exists(),
+    "add": lambda rows, new: rows.add(new),
+    "add_many": lambda rows, new: rows.add_many([new]),
+    "update": lambda rows, _: rows.update(ID, name="Ada"),
+    "delete": lambda rows, _: rows.delete(ID),
+    "restore": lambda rows, _: rows.restore(ID),
+}
+CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
+    **{
+        f"{entity}.{name}": lambda db, call=call, entity=entity, new=new: call(getattr(db, entity), new)  # type: ignore[misc]
+        for entity, new in (
+            ("users", NewUser(id=ID, email="ada@example.com", name="Ada")),
+            ("companies", NewCompany(id=ID, name="Engines", slug="engines")),
+        )
+        for name, call in ON_ROWS.items()
+    },
+    "users.by_email": lambda db: db.users.by_email("ada@example.com"),
+    "companies.by_slug": lambda db: db.companies.by_slug("engines"),
+    "system_logs.get": lambda db: db.system_logs.get(ID),
+    "system_logs.find": lambda db: db.system_logs.find(),
+    "system_logs.append": lambda db: db.system_logs.append(SystemLog.model_validate(LOG)),
+    "sessions.create": lambda db: db.sessions.create(ID),
+    "sessions.get": lambda db: db.sessions.get("A" * 64),
+    "sessions.revoke": lambda db: db.sessions.revoke("A" * 64),
+}
+
+
+def test_every_public_method_of_every_built_in_repository_is_called_below() -> None:
+    methods = {
+        f"{repository.entity()}.{name}"
+        for repository in BUILT_IN
+        for name in dir(repository)
+        if not name.startswith("_")
+        and callable(getattr(repository, name))
+        and name not in {"target", "entity", "check", "model", "new_model", "changes_model"}
+    }
+    assert methods == set(CALLS)
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_nothing_works_before_it_is_opened(call: str) -> None:
+    db = MultiDB(SETTINGS)
+    with pytest.raises(NotOpenError, match=r"await db\.open\(\)"):
+        await CALLS[call](db)
+
+
+async def test_no_transaction_begins_before_it_is_opened() -> None:
+    db = MultiDB(SETTINGS)
+    with pytest.raises(NotOpenError):
+        async with db.transaction():
+            pytest.fail("the body ran")
+
+
+@pytest.mark.parametrize(
+    "hatch",
+    [lambda db: db.postgres.engine, lambda db: db.mongo.database, lambda db: db.redis.client],
+    ids=["postgres", "mongo", "redis"],
+)
+def test_no_hatch_opens_before_it_is_opened(hatch: Callable[[MultiDB], object]) -> None:
+    with pytest.raises(NotOpenError):
+        hatch(MultiDB(SETTINGS))
+
+
+async def test_a_cached_function_is_declared_before_it_is_opened_and_called_after() -> None:
+    db = MultiDB(SETTINGS)
+    calls = 0
+
+    @db.cached("cache:thing:{id}", ttl=timedelta(minutes=1))
+    async def thing(id: int) -> int:
+        nonlocal calls
+        calls += 1
+        return id
+
+    with pytest.raises(NotOpenError):
+        await thing(1)
+    with pytest.raises(NotOpenError):
+        await thing.invalidate(1)
+    assert calls == 0
+
+
+async def test_health_tells_that_it_is_not_open_and_raises_nothing() -> None:
+    health = await MultiDB(SETTINGS).health()
+    assert not health.ok
+    for store in (health.postgres, health.mongo, health.redis):
+        assert not store.ok
+        assert store.pool is None
+        assert "not open" in (store.detail or "")
+
+
+async def test_closing_what_was_never_opened_does_nothing() -> None:
+    db = MultiDB(SETTINGS)
+    await db.close()
+    await db.close()
+    with pytest.raises(NotOpenError):
+        await db.users.get(ID)
