@@ -1,5 +1,6 @@
 """PostgreSQL, MongoDB and Redis as one typed, async data layer."""
 
+from multidb.cache.decorator import cached
 from multidb.cache.policy import CachePolicy
 from multidb.client import MultiDB
 from multidb.errors import (
@@ -31,6 +32,7 @@ from multidb.models import (
     NewCompany,
     NewUser,
     Page,
+    PoolUsage,
     Row,
     Session,
     StoreHealth,
@@ -68,6 +70,7 @@ __all__ = [
     "NotFoundError",
     "NotOpenError",
     "Page",
+    "PoolUsage",
     "PostgresRepository",
     "RateLimitExceededError",
     "Row",
@@ -81,5 +84,6 @@ __all__ = [
     "UnavailableError",
     "User",
     "UserChanges",
+    "cached",
     "uuid7",
 ]

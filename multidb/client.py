@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import ParamSpec, Self, TypeVar, cast
 
 from multidb.cache.aside import CacheAside, uncached
-from multidb.cache.decorator import CachedFunction
+from multidb.cache.decorator import CachedFunction, Declaration
 from multidb.connections import ConnectionManager
 from multidb.errors import ConfigurationError
 from multidb.models.health import Health
@@ -173,8 +173,7 @@ class MultiDB:
         """
 
         def decorate(function: Callable[P, Awaitable[R]]) -> CachedFunction[P, R]:
-            pattern = self._connections.redis.pattern(key)
-            return CachedFunction(function, cache=self._cache, pattern=pattern, ttl=ttl)
+            return CachedFunction(Declaration(function, key, ttl), function, self._cache)
 
         return decorate
 

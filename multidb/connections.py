@@ -76,7 +76,7 @@ class ConnectionManager:
         try:
             await store.open()
             async with asyncio.timeout(self.settings.open_timeout.total_seconds()):
-                await store.ask()
+                await store.ask(operation="open")
         except TimeoutError:
             error: MultiDBError = StoreTimeoutError(
                 f"no answer within {self.settings.open_timeout.total_seconds():g} s (MULTIDB_OPEN_TIMEOUT)",
@@ -98,7 +98,7 @@ class ConnectionManager:
         start = time.perf_counter()
         try:
             async with asyncio.timeout(self.settings.health_timeout.total_seconds()):
-                answer = await store.ask()
+                answer = await store.ask(operation="health")
         except TimeoutError:
             detail = f"no answer within {self.settings.health_timeout.total_seconds():g} s"
         except MultiDBError as error:

@@ -78,20 +78,19 @@ _PLANNED = (
 def route_all(repositories: Iterable[type[Repository]]) -> tuple[Route, ...]:
     """Return the routes of these repositories, each checked.
 
-    Raises: ConfigurationError if one is declared wrongly, or two share an entity or a target.
+    Raises: ConfigurationError if one is declared wrongly, or two claim the same.
     """
     routes: list[Route] = []
-    taken: dict[tuple[str, str], type[Repository]] = {}
+    taken: dict[str, type[Repository]] = {}
     for repository in repositories:
         repository.check()
-        route = Route(repository.entity(), repository.store, repository.target(), repository.__name__)
-        for kind, name in (("entity", route.entity), (route.store, route.target)):
-            other = taken.setdefault((kind, name), repository)
+        for claim in repository.claims():
+            other = taken.setdefault(claim, repository)
             if other is not repository:
-                raise ConfigurationError(
-                    f"{repository.__name__} and {other.__name__} both claim the {kind} `{name}`: "
-                    f"one entity, one repository"
-                )
+                raise ConfigurationError(f"{repository.__name__} and {other.__name__} both claim the {claim}")
+        route = Route(repository.entity(), repository.store, repository.target(), repository.__name__)
+        if route in routes:
+            raise ConfigurationError(f"{repository.__name__} is given twice")
         routes.append(route)
     return tuple(routes)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -51,13 +52,29 @@ def _url(schemes: tuple[str, ...], *, database: bool) -> Callable[[SecretStr], S
         if parts.scheme not in schemes:
             allowed = ", ".join(f"{scheme}://" for scheme in schemes)
             raise ValueError(f"must begin with one of {allowed}")
-        if not parts.netloc.rpartition("@")[2]:
-            raise ValueError("must name a host")
-        if database and not parts.path.strip("/"):
+        if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+            # What was meant as user and password ended at a `/`, `?` or `#` in it.
+            raise ValueError("has an `@` after the host; special characters must be percent-encoded")
+        for host in parts.netloc.rpartition("@")[2].split(","):
+            _check_host(host)
+        path = parts.path.strip("/")
+        if database and not path:
             raise ValueError("must end in a database, as in scheme://user:password@host:port/database")
+        if not database and path and not path.isdecimal():
+            raise ValueError("must end in the number of a database, as in redis://:password@host:port/0")
         return SecretStr(value.get_secret_value().strip())
 
     return check
+
+
+def _check_host(host: str) -> None:
+    try:
+        parts = urlsplit(f"//{host}")
+        named, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("must have a port from 1 to 65535 after each host, or none") from None
+    if not named:
+        raise ValueError("must name a host")
 
 
 def _words(value: object) -> object:
@@ -98,6 +115,8 @@ class _Variables(BaseSettings):
     )
 
     def __init__(self, **values: Any) -> None:
+        if unknown := sorted(set(values) - set(type(self).model_fields) - {"_env_file"}):
+            raise ConfigurationError(f"`{unknown[0]}` is not a setting")
         # pydantic's own error would carry the wrong value, which may be a password.
         try:
             super().__init__(**values)
@@ -216,7 +235,8 @@ class _NamedFile(EnvSettingsSource):
         if not path:
             return None, field_name, False
         try:
-            return Path(path).read_text(encoding="utf-8").removesuffix("\n"), field_name, False
+            text = Path(path).read_text(encoding="utf-8")
+            return text.removesuffix("\n").removesuffix("\r"), field_name, False
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(
                 f"{variable.upper()} must name a readable text file ({type(error).__name__})"
@@ -244,11 +264,12 @@ def _explain(error: ValidationError) -> str:
 
 
 def redacted_url(url: SecretStr) -> str:
-    """Return the URL with its password hidden."""
+    """Return the URL with its password hidden, also where it stands among the parameters."""
     parts = urlsplit(url.get_secret_value())
     userinfo, at, host = parts.netloc.rpartition("@")
     user, colon, _ = userinfo.partition(":")
-    return urlunsplit(parts._replace(netloc=f"{user}{':***' if colon else ''}{at}{host}"))
+    query = re.sub(r"(?i)([^&=]*password)=[^&]*", r"\1=***", parts.query)
+    return urlunsplit(parts._replace(netloc=f"{user}{':***' if colon else ''}{at}{host}", query=query))
 
 
 #: The stores, in the order they are opened and shown.

@@ -19,13 +19,14 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from multidb.cache.codec import Codec
-from multidb.errors import StoreError
+from multidb.errors import DataError, StoreError
 from multidb.stores.completion import complete
 from multidb.stores.postgres.engine import PostgresStore
 from multidb.stores.redis.client import RedisStore
+from multidb.stores.redis.keys import KeyPattern
 
 __all__ = ["CacheAside", "uncached"]
 
@@ -52,15 +53,21 @@ class CacheAside:
         self._postgres = postgres
         self._lease_ms = _milliseconds(lease)
         self._away = False
+        self._unstorable: set[str] = set()
         #: Calls answered without the cache because Redis was away.
         self.outages = 0
+
+    def pattern(self, key: str) -> KeyPattern:
+        """Return the key pattern of entries, with the prefix of the settings in front."""
+        return self._redis.pattern(key)
 
     async def get(
         self, key: str, codec: Codec, load: Callable[[], Awaitable[T]], *, ttl: timedelta, operation: str
     ) -> T:
         """Return the value at `key`, else what `load` returns, which is then stored for `ttl`.
 
-        None is returned but not stored. What `load` raises is raised, and nothing is stored.
+        None is returned but not stored, and so is what would not come back from its bytes as it
+        is: that is logged. What `load` raises is raised, and nothing is stored.
         """
         if _uncached.get() or self._postgres.in_transaction:
             return await load()
@@ -118,12 +125,24 @@ class CacheAside:
         stored = b""
         try:
             value = await load()
-            if value is not None:
-                stored = _VALUE + codec.encode(value)
+            stored = self._encoded(value, codec, operation)
         finally:
             # Also after an error or a cancellation: with nothing to store, the lease is given back.
             await complete(self._fill(key, lease, stored, ttl, operation))
         return value
+
+    def _encoded(self, value: Any, codec: Codec, operation: str) -> bytes:
+        """Return what to store for `value`; nothing for None, and for what would come back changed."""
+        if value is None:
+            return b""
+        try:
+            return _VALUE + codec.encode(value)
+        except DataError as error:
+            # The caller gets its value all the same: a cache must not make a call fail.
+            if operation not in self._unstorable:
+                self._unstorable.add(operation)
+                _log.warning("%s: not cached: %s", operation, error)
+            return b""
 
     async def _fill(self, key: str, lease: str, stored: bytes, ttl: timedelta, operation: str) -> None:
         try:

@@ -9,7 +9,13 @@ import hashlib
 import json
 from typing import Any
 
-from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import (
+    ConfigDict,
+    PydanticSchemaGenerationError,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 from multidb.errors import ConfigurationError, DataError
@@ -27,12 +33,12 @@ class Codec:
 
     def __init__(self, type_: Any) -> None:
         try:
-            self._adapter: TypeAdapter[Any] = TypeAdapter(type_)
+            self._adapter = _adapter(type_)
             schema = self._adapter.json_schema(mode="serialization")
         except (PydanticSchemaGenerationError, PydanticUserError, PydanticInvalidForJsonSchema) as error:
             raise ConfigurationError(
                 f"{type_!r} cannot be cached: it must be a pydantic model, a dataclass, a TypedDict, "
-                f"a builtin, or a container of these"
+                f"a builtin, or a container of these ({error.message})"
             ) from error
         text = json.dumps(schema, sort_keys=True, separators=(",", ":"))
         self._fingerprint = hashlib.sha256(text.encode()).hexdigest()[:_FINGERPRINT_SIZE].encode()
@@ -40,14 +46,17 @@ class Codec:
     def encode(self, value: Any) -> bytes:
         """Return the bytes of `value`.
 
-        Raises: DataError if it is not of the declared type.
+        Raises: DataError if it would not come back as it is: it is not of the declared type, or
+        JSON forgets something of it, as it does of a datetime declared as Any, or of a secret.
         """
         try:
-            body = self._adapter.dump_json(value, warnings="error")
+            # By their own names, so that a model with aliases reads what it wrote.
+            body = self._adapter.dump_json(value, by_alias=False, round_trip=True, warnings="error")
+            survives = bool(self._read(body) == value)
         except (ValueError, TypeError) as error:
-            raise DataError(
-                "the loaded value does not fit its declared type, so it cannot be cached"
-            ) from error
+            raise DataError("the value does not fit its declared type, so it cannot be cached") from error
+        if not survives:
+            raise DataError("the value would not come back from its JSON as it is, so it cannot be cached")
         return self._fingerprint + body
 
     def decode(self, stored: bytes) -> Any:
@@ -58,6 +67,22 @@ class Codec:
         if not stored.startswith(self._fingerprint):
             raise ValueError("written for another schema")
         try:
-            return self._adapter.validate_json(stored[_FINGERPRINT_SIZE:])
-        except ValidationError as error:
-            raise ValueError("does not fit the schema") from error
+            return self._read(stored[_FINGERPRINT_SIZE:])
+        except ValidationError:
+            # Without pydantic's text, which quotes the value.
+            raise ValueError("does not fit the schema") from None
+
+    def _read(self, body: bytes) -> Any:
+        return self._adapter.validate_json(body, by_alias=False, by_name=True)
+
+
+def _adapter(type_: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(
+            type_,
+            config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="constants"),
+        )
+    except PydanticUserError as error:
+        if error.code != "type-adapter-config-unused":
+            raise
+        return TypeAdapter(type_)  # a model, which says itself how it is written

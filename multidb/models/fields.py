@@ -15,7 +15,10 @@ def utc_now() -> datetime:
 
 
 def _to_utc(value: datetime) -> datetime:
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be a moment that UTC has, from the year 1 to the year 9999") from None
 
 
 #: An aware datetime; kept and returned in UTC.

@@ -43,7 +43,8 @@ class MongoRepository(Repository, Generic[ModelT]):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if models := model_arguments(cls, MongoRepository):
+        models = model_arguments(cls, MongoRepository)
+        if models and isinstance(models[0], type):
             cls.model = models[0]
 
     @classmethod
@@ -54,7 +55,8 @@ class MongoRepository(Repository, Generic[ModelT]):
     def check(cls) -> None:
         if not hasattr(cls, "model") or not hasattr(cls, "collection"):
             raise misdeclared(cls, "declare `class Name(MongoRepository[Model])` and its `collection`")
-        known_fields([cls.order_by.removeprefix("-")], cls.model, cls.__name__)
+        if cls.order_by.removeprefix("-") not in cls.model.model_fields:
+            raise misdeclared(cls, f"`{cls.order_by}` is not a field of {cls.model.__name__} to order by")
 
     async def get(self, id: UUID) -> ModelT | None:
         """Return the document with this id, or None.

@@ -1,6 +1,7 @@
 """`PostgresRepository`: the calls every table has."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, ClassVar, Generic, NoReturn, cast
 from uuid import UUID
 
@@ -10,7 +11,7 @@ from typing_extensions import TypeVar
 
 from multidb.cache.codec import Codec
 from multidb.cache.policy import CachePolicy
-from multidb.errors import ConflictError, DataError, NotFoundError, StoreName
+from multidb.errors import ConfigurationError, ConflictError, DataError, NotFoundError, StoreName
 from multidb.models.entity import Model, Row
 from multidb.models.fields import UNCHANGED
 from multidb.models.page import Page
@@ -66,20 +67,27 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         models = model_arguments(cls, PostgresRepository)
-        if models:
-            cls.model, cls.new_model = models[:2]
-            cls.changes_model = models[2] if len(models) > 2 else _changes_of(cls.new_model)
+        if models and all(isinstance(model, type) for model in models):
+            cls.model, cls.new_model, changes = models
+            # BaseModel itself is ChangesT's default: none was declared.
+            cls.changes_model = _changes_of(cls.new_model) if changes is BaseModel else changes
 
     def __init__(self, resources: Resources) -> None:
         super().__init__(resources)
         self._crud = Crud(self.table, self.model.model_fields)
         if self.cache is not None:
-            self._cache_key = resources.redis.pattern(self.cache.key)
+            self._cache_key = resources.cache.pattern(self.cache.key)
             self._codec = Codec(self.model | None)
 
     @classmethod
     def target(cls) -> str:
         return cls.table.name
+
+    @classmethod
+    def claims(cls) -> list[str]:
+        # What the hole is called does not stand in the stored key.
+        cached = [] if cls.cache is None else [f"redis `{KeyPattern(cls.cache.key).shape}`"]
+        return super().claims() + cached
 
     @classmethod
     def check(cls) -> None:
@@ -90,8 +98,15 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
         required |= set(cls.new_model.model_fields) | set(cls.changes_model.model_fields) | set(cls.derived)
         if missing := sorted(required - columns):
             raise misdeclared(cls, f"table `{cls.table.name}` has no column {', '.join(missing)}")
-        if cls.cache is not None and len(KeyPattern(cls.cache.key).fields) != 1:
-            raise misdeclared(cls, f"the key {cls.cache.key!r} must name the id in braces, and nothing else")
+        if cls.cache is not None:
+            check_cache(cls, cls.cache)
+        about = dict(cls.unique)
+        about |= {name: (field,) for name, (field, _) in cls.derived.items()}
+        for name, fields in about.items():
+            if strangers := sorted(set(fields) - set(cls.model.model_fields)):
+                raise misdeclared(
+                    cls, f"`{name}` is about {', '.join(strangers)}, which {cls.model.__name__} does not have"
+                )
         named = {index.name for index in cls.table.indexes} | {each.name for each in cls.table.constraints}
         if unknown := sorted(set(cls.unique) - {str(name) for name in named}):
             raise misdeclared(
@@ -343,6 +358,18 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
             store="postgres",
             operation=self._operation(name),
         )
+
+
+def check_cache(cls: type, policy: CachePolicy) -> None:
+    """Raise: ConfigurationError if what `get` returns cannot be cached so."""
+    try:
+        fields = KeyPattern(policy.key).fields
+    except ConfigurationError as error:
+        raise misdeclared(cls, str(error)) from None
+    if len(fields) != 1:
+        raise misdeclared(cls, f"the key {policy.key!r} must name the id in braces, and nothing else")
+    if policy.ttl <= timedelta(0):
+        raise misdeclared(cls, "the ttl of its cache must be more than zero")
 
 
 def _given(id: UUID, version: int | None = None) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -53,6 +53,11 @@ class Repository(ABC):
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
 
+    @property
+    def cache_aside(self) -> CacheAside:
+        """The cache that `@cached` on a method uses."""
+        return self._resources.cache
+
     @classmethod
     @abstractmethod
     def target(cls) -> str:
@@ -62,6 +67,11 @@ class Repository(ABC):
     def entity(cls) -> str:
         """Return what the entity is called in routes and errors; as a rule, where it lives."""
         return cls.target()
+
+    @classmethod
+    def claims(cls) -> list[str]:
+        """Return what no other repository may have."""
+        return [f"entity `{cls.entity()}`", f"{cls.store} `{cls.target()}`"]
 
     @classmethod
     @abstractmethod
@@ -77,10 +87,14 @@ class Repository(ABC):
 
 
 def model_arguments(cls: type, base: type) -> tuple[Any, ...]:
-    """Return the models in `class cls(base[User, NewUser])`, for a class that names them."""
+    """Return the models in `class cls(base[User, NewUser])`, also through generic classes between them."""
     for declared in getattr(cls, "__orig_bases__", ()):
-        if getattr(declared, "__origin__", None) is base:
+        origin = get_origin(declared)
+        if origin is base:
             return get_args(declared)
+        if isinstance(origin, type) and issubclass(origin, base):
+            given = dict(zip(getattr(origin, "__parameters__", ()), get_args(declared), strict=False))
+            return tuple(given.get(each, each) for each in model_arguments(origin, base))
     return ()
 
 

@@ -81,8 +81,8 @@ class ComposeStack:
         Raises: ConfigurationError if docker compose is missing; UnavailableError with what it
         said, and what each service that is not up wrote last.
         """
-        self.directory.create()
         with self.directory.locked():
+            self.directory.create()
             self.directory.require(self.backend)
             if not self.directory.read_env():
                 self.directory.write_env(compose_env())

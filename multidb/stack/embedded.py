@@ -139,8 +139,8 @@ class EmbeddedStack:
     def _start(self, names: Sequence[ServerName], progress: Progress | None, *, kept: bool) -> bool:
         if sys.platform != "linux":
             raise ConfigurationError("embedded servers run on Linux only; use the compose back end")
-        self.directory.create()
         with self.directory.locked():
+            self.directory.create()
             self.directory.require(self.backend)
             state = self.directory.read_state()
             self._record(lambda state: replace(state, backend=self.backend, kept=state.kept or kept))

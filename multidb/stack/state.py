@@ -72,7 +72,7 @@ class StackDirectory:
             ignore.write_text("*\n", encoding="ascii")
 
     def require(self, backend: Backend) -> None:
-        """Raise ConfigurationError if another back end was started here: they would share addresses and data."""
+        """Raise ConfigurationError if another back end was started here: they would share addresses."""
         owner = self.read_state().backend
         if owner not in {None, backend}:
             raise ConfigurationError(

@@ -19,12 +19,9 @@ async def complete(work: Coroutine[Any, Any, T]) -> T:
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
-            await asyncio.shield(task)
+            await asyncio.wait([task])
         except asyncio.CancelledError as error:
-            if not task.done():
-                cancelled = error
-        except Exception:
-            break
+            cancelled = error
     if cancelled is not None:
         if not task.cancelled():
             task.exception()  # seen, so that it is not reported as never retrieved

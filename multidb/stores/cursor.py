@@ -29,7 +29,7 @@ class CursorCodec:
     def encode(self, position: Sequence[Any], *, query: bytes) -> str:
         """Return the cursor of `position`, a list of JSON values, in `query`."""
         body = json.dumps(position, separators=(",", ":")).encode()
-        return base64.urlsafe_b64encode(self._tag(body, query) + body).decode().rstrip("=")
+        return _spelled(self._tag(body, query) + body)
 
     def decode(self, cursor: str, *, query: bytes) -> list[Any]:
         """Return the position that `cursor` holds.
@@ -41,6 +41,8 @@ class CursorCodec:
         except (binascii.Error, ValueError, TypeError):
             raise InvalidCursorError("`after` is not a cursor that a page's `next` gave") from None
         tag, body = raw[:_MAC_SIZE], raw[_MAC_SIZE:]
+        if cursor != _spelled(raw):
+            raise InvalidCursorError("`after` is not a cursor that a page's `next` gave")
         if not hmac.compare_digest(tag, self._tag(body, query)):
             raise InvalidCursorError(
                 "`after` was not made for this query: repeat the filters and order of the page it came from"
@@ -51,3 +53,8 @@ class CursorCodec:
     def _tag(self, body: bytes, query: bytes) -> bytes:
         digest = hashlib.sha256(query).digest()
         return hmac.digest(self._key, digest + body, hashlib.sha256)[:_MAC_SIZE]
+
+
+def _spelled(raw: bytes) -> str:
+    """Return the one spelling of a cursor: base64 itself would read several as the same bytes."""
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")

@@ -65,7 +65,7 @@ class Store(ABC, Generic[ClientT]):
         return self._client
 
     @abstractmethod
-    async def ask(self) -> Answer:
+    async def ask(self, *, operation: str) -> Answer:
         """Make one round trip and return what the server says of itself. Raises StoreError."""
 
     @abstractmethod

@@ -3,11 +3,23 @@
 import asyncio
 import logging
 from datetime import timedelta
+from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import pytest
 
-from multidb import DataError, MultiDB, NewUser, User, uuid7
+from multidb import (
+    ConfigurationError,
+    DataError,
+    MongoRepository,
+    MultiDB,
+    NewUser,
+    SystemLog,
+    User,
+    cached,
+    uuid7,
+)
 from multidb.settings import Settings
 
 TTL = timedelta(minutes=1)
@@ -263,13 +275,48 @@ async def test_cached_inside_a_transaction_calls_the_function_and_invalidates_af
     assert await load(1) == 3
 
 
-async def test_a_value_that_is_not_what_it_was_declared_to_be_is_refused(db: MultiDB):
+@pytest.mark.parametrize("value", ["not a number", Decimal("1.5"), (1, 2)])
+async def test_a_value_that_would_come_back_changed_is_returned_and_not_stored(
+    db: MultiDB, value: Any, caplog: pytest.LogCaptureFixture
+):
     @db.cached("test:{n}", ttl=TTL)
-    async def load(n: int) -> int:
-        return "not a number"  # type: ignore[return-value]
+    async def load(n: int) -> int | list[Any]:
+        return value  # type: ignore[no-any-return]
 
-    with pytest.raises(DataError, match="does not fit its declared type"):
-        await load(1)
+    for _ in range(3):
+        assert await load(1) == value
+    assert not await db.redis.client.exists(f"{db.settings.key_prefix}test:{{1}}")
+    assert len([each for each in caplog.records if "not cached" in each.message]) == 1
+
+
+async def test_a_method_of_a_repository_can_be_cached(multidb_settings: Settings):
+    loads: list[str] = []
+
+    class NoteRepository(MongoRepository[SystemLog]):
+        collection = "notes"
+
+        @cached("cache:notes:{service}", ttl=TTL)
+        async def loudest(self, service: str) -> list[str]:
+            loads.append(service)
+            page = await self.find(service=service)
+            return [entry.message for entry in page]
+
+    async with MultiDB(multidb_settings, repositories=[NoteRepository]) as db:
+        notes = db[NoteRepository]
+        assert await notes.loudest("a") == await notes.loudest(service="a") == []
+        assert await notes.loudest("b") == []
+        await notes.loudest.invalidate("a")
+        assert await notes.loudest("a") == []
+    assert loads == ["a", "b", "a"]
+
+
+def test_a_methods_key_is_checked_when_it_is_declared():
+    with pytest.raises(ConfigurationError, match=r"names `nme`, which is not a parameter of .*it has name"):
+
+        class BrokenRepository(MongoRepository[SystemLog]):
+            @cached("cache:notes:{nme}", ttl=TTL)
+            async def loudest(self, name: str) -> int:
+                return len(name)
 
 
 # --- Redis away

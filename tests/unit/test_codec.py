@@ -217,10 +217,10 @@ def test_a_float_that_is_no_number_comes_back_or_is_refused_but_is_never_none(
     assert repr(again) == repr(value)
 
 
-@pytest.mark.parametrize("value", NOT_NUMBERS, ids=repr)
-def test_a_float_that_is_no_number_is_found_again(value: float) -> None:
-    """A value that can be stored but never read is loaded anew at every call."""
-    assert repr(back(float, value)) == repr(value)
+@pytest.mark.parametrize("value", [float("inf"), float("-inf")], ids=repr)
+def test_an_infinity_is_found_again(value: float) -> None:
+    """What can be stored but never read would be loaded anew at every call."""
+    assert back(float, value) == value
 
 
 class Login(BaseModel):

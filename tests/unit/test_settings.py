@@ -174,6 +174,12 @@ WRONG: list[tuple[str, object, str]] = [
     ("postgres_url", f"postgresql://ada:{PASSWORD}@/shop", "must name a host"),
     ("postgres_url", f"postgresql://ada:{PASSWORD}@db", "must end in a database"),
     ("postgres_url", f"postgresql://ada:{PASSWORD}[@db/shop", "must be percent-encoded"),
+    ("postgres_url", f"postgresql://ada:{PASSWORD}@:5432/shop", "must name a host"),
+    ("postgres_url", f"postgresql://ada:{PASSWORD}@db:port/shop", "port"),
+    ("postgres_url", f"postgresql://ada:{PASSWORD}@db:99999/shop", "port"),
+    ("mongo_url", f"mongodb://ada:{PASSWORD}@db:port/shop", "port"),
+    ("redis_url", f"redis://:{PASSWORD}@db:99999/0", "port"),
+    ("redis_url", f"redis://:{PASSWORD}@db:port/0", "port"),
     ("mongo_url", f"http://ada:{PASSWORD}@db/shop", "must begin with one of mongodb://, mongodb+srv://"),
     ("mongo_url", f"mongodb://ada:{PASSWORD}@db", "must end in a database"),
     ("redis_url", f"redis:{PASSWORD}", "must name a host"),
@@ -211,7 +217,15 @@ def test_a_wrong_value_is_never_quoted(name: str, value: object, right: str) -> 
     with pytest.raises(ConfigurationError) as caught:
         made(**{name: value})
     error = caught.value
-    shown = [str(error), repr(error), repr(vars(error)), *traceback.format_exception(error, chain=True)]
+    # A reporter of errors may show what came before, too.
+    before = [str(error.__context__), repr(error.__context__)]
+    shown = [
+        str(error),
+        repr(error),
+        repr(vars(error)),
+        *before,
+        *traceback.format_exception(error, chain=True),
+    ]
     assert not any(PASSWORD in text for text in shown)
     assert PASSWORD.encode() not in pickle.dumps(error)
     assert error.__suppress_context__

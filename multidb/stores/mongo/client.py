@@ -58,8 +58,8 @@ class MongoStore(Store[Client]):
             answer: Document = await self.database.command(dict(command))
         return answer
 
-    async def ask(self) -> Answer:
-        with translating("health"):
+    async def ask(self, *, operation: str) -> Answer:
+        with translating(operation):
             hello = await self.opened.admin.command("hello")
             build = await self.opened.admin.command("buildInfo")
         role: Role = (

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
 
 from multidb.models.health import PoolUsage
 from multidb.settings import PostgresSettings, Settings
@@ -30,6 +28,8 @@ from multidb.stores.store import Answer, Store
 __all__ = ["PostgresStore", "Record", "connect"]
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
 else:
     Pool = asyncpg.Pool
@@ -131,13 +131,17 @@ class PostgresStore(Store[Pool]):
         return transaction_of(self) is not None
 
     @property
-    def engine(self) -> AsyncEngine:
+    def engine(self) -> "AsyncEngine":
         """SQLAlchemy's engine, for what the repositories do not offer.
 
         It borrows its connections from the same pool, and knows nothing of `db.transaction()`.
         """
         pool = self.opened
         if self._engine is None:
+            # Imported here, for it brings SQLAlchemy's ORM, which nothing else of multidb needs.
+            from sqlalchemy.ext.asyncio import create_async_engine
+            from sqlalchemy.pool import NullPool
+
             timeout = self.settings.postgres_timeout.total_seconds()
 
             async def borrow(*_: Any, **__: Any) -> Any:
@@ -148,9 +152,9 @@ class PostgresStore(Store[Pool]):
             )
         return self._engine
 
-    async def ask(self) -> Answer:
-        with translating("health"):
-            async with self._pooled("health") as connection:
+    async def ask(self, *, operation: str) -> Answer:
+        with translating(operation):
+            async with self._pooled(operation) as connection:
                 version, in_recovery = await connection.fetchrow(  # type: ignore[misc]
                     "SELECT current_setting('server_version'), pg_is_in_recovery()"
                 )

@@ -62,13 +62,14 @@ class Keyset:
 def _beyond(column: sa.Column[Any], descending: bool, value: Any) -> sa.ColumnElement[bool]:
     if value is None:
         return column.is_not(None) if descending else sa.false()
-    beyond: sa.ColumnElement[bool] = column < value if descending else column > value
+    bound = sa.literal(value, column.type)
+    beyond: sa.ColumnElement[bool] = column < bound if descending else column > bound
     # Null is greater than every value.
     return sa.or_(beyond, column.is_(None)) if column.nullable and not descending else beyond
 
 
 def _equal(column: sa.Column[Any], value: Any) -> sa.ColumnElement[bool]:
-    return column.is_(None) if value is None else column == value
+    return column.is_(None) if value is None else column == sa.literal(value, column.type)
 
 
 @cache

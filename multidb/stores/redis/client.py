@@ -70,11 +70,11 @@ class RedisStore(Store[Redis]):
         with translating(operation):
             return await loaded(keys=list(keys), args=list(arguments))
 
-    async def ask(self) -> Answer:
+    async def ask(self, *, operation: str) -> Answer:
         pipeline = self.opened.pipeline(transaction=False)
         pipeline.info("server")
         pipeline.info("replication")
-        with translating("health"):
+        with translating(operation):
             server, replication = await pipeline.execute()
         role: Role = "primary" if replication["role"] == "master" else "replica"
         return Answer(str(server["redis_version"]), role)

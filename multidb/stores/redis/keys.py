@@ -23,6 +23,7 @@ _FIELD = re.compile(r"\{([^{}]*)\}")
 _SAFE = "@+=,~!*'()/"
 
 _MAX_LENGTH = 1024
+_MAX_BITS = 256
 
 
 class KeyPattern:
@@ -43,6 +44,11 @@ class KeyPattern:
             raise ConfigurationError(
                 f"key pattern {pattern!r} must name a value in braces, as in 'cache:user:{{user_id}}'"
             )
+
+    @property
+    def shape(self) -> str:
+        """The pattern without the names: two patterns of one shape make the same keys."""
+        return _FIELD.sub("{}", self.pattern)
 
     def key(self, values: Mapping[str, Any]) -> str:
         """Return the key for `values`.
@@ -66,9 +72,9 @@ def _spell(name: str, value: Any) -> str:
             return _spell(name, value.value)
         case bool() | None:
             pass
-        case int():
+        case int() if value.bit_length() <= _MAX_BITS:
             return str(value)
-        case str() if value:
+        case str() if value and _is_text(value):
             return quote(value, safe=_SAFE)
         case date() if not isinstance(value, datetime):
             return value.isoformat()
@@ -77,3 +83,12 @@ def _spell(name: str, value: Any) -> str:
     raise DataError(
         f"`{name}` cannot stand in a key: it must be a UUID, an int, a date or a string that is not empty"
     )
+
+
+def _is_text(value: str) -> bool:
+    """Tell whether UTF-8 can write it: a lone surrogate it cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
