@@ -100,7 +100,7 @@ class CachedMethod(Generic[OwnerT, P, R]):
     """A repository's method whose results are kept in Redis. On an instance, a `CachedFunction`."""
 
     def __init__(self, declaration: Declaration) -> None:
-        functools.update_wrapper(self, declaration.function)
+        self.__doc__ = declaration.function.__doc__
         self._declaration = declaration
 
     @overload
