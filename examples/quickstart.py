@@ -54,6 +54,7 @@ def main() -> None:
         sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
         sys.exit("Interrupted.")
+    report.scene("The servers have stopped")
     report.note(f"done in {time.perf_counter() - began:.1f} s; the data stays in {directory}")
 
 

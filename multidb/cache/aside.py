@@ -57,6 +57,11 @@ class CacheAside:
         #: Calls answered without the cache because Redis was away.
         self.outages = 0
 
+    @property
+    def bypassed(self) -> bool:
+        """Whether a read made here goes to the store: inside `uncached()` or a transaction."""
+        return _uncached.get() or self._postgres.in_transaction
+
     def pattern(self, key: str) -> KeyPattern:
         """Return the key pattern of entries, with the prefix of the settings in front."""
         return self._redis.pattern(key)
@@ -69,7 +74,7 @@ class CacheAside:
         None is returned but not stored, and so is what would not come back from its bytes as it
         is: that is logged. What `load` raises is raised, and nothing is stored.
         """
-        if _uncached.get() or self._postgres.in_transaction:
+        if self.bypassed:
             return await load()
         try:
             held = await self._redis.get(key, operation=operation)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, StringConstraints
 
-__all__ = ["UNCHANGED", "Email", "Name", "Slug", "UtcDatetime", "utc_now"]
+__all__ = ["TO_UTC", "UNCHANGED", "Email", "Name", "Slug", "UtcDatetime", "utc_now"]
 
 
 def utc_now() -> datetime:
@@ -21,8 +21,10 @@ def _to_utc(value: datetime) -> datetime:
         raise ValueError("must be a moment that UTC has, from the year 1 to the year 9999") from None
 
 
+TO_UTC = AfterValidator(_to_utc)
+
 #: An aware datetime; kept and returned in UTC.
-UtcDatetime = Annotated[AwareDatetime, AfterValidator(_to_utc)]
+UtcDatetime = Annotated[AwareDatetime, TO_UTC]
 
 #: One address: something before and after one `@`, no blanks. Whether mail arrives there only
 #: a mail can tell.

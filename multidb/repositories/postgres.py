@@ -24,6 +24,7 @@ from multidb.repositories.repository import (
     page_size,
     validated,
 )
+from multidb.repositories.rows import row_reader
 from multidb.stores.postgres.crud import Crud
 from multidb.stores.postgres.engine import Record
 from multidb.stores.postgres.keyset import Keyset
@@ -75,6 +76,10 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
     def __init__(self, resources: Resources) -> None:
         super().__init__(resources)
         self._crud = Crud(self.table, self.model.model_fields)
+        self._read: Callable[[Record], ModelT] = row_reader(
+            cast(type[ModelT], self.model), self.table, self._operation("read")
+        )
+        self._batcher = resources.postgres.batcher(self._load_one, self._load_many)
         if self.cache is not None:
             self._cache_key = resources.cache.pattern(self.cache.key)
             self._codec = Codec(self.model | None)
@@ -121,7 +126,7 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
         Never older than the last committed write; inside a transaction, what it sees.
         Source: the cache where the entity is cached, then PostgreSQL.
         """
-        if self.cache is None:
+        if self.cache is None or self._resources.cache.bypassed:
             return await self._load(id)
         return await self._resources.cache.get(
             self._key(id),
@@ -150,7 +155,7 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
         if not wanted:
             return {}
         rows = await self._run("get_many", self._crud.get_many, {"ids": wanted})
-        found = {row.id: row for row in map(self._model_of, rows)}
+        found = {row.id: row for row in map(self._read, rows)}
         return {id: found[id] for id in wanted if id in found}
 
     async def find(
@@ -185,13 +190,13 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
         following = None
         if len(rows) > size:
             following = self._resources.cursors.encode(keyset.position(rows[size - 1]), query=binding)
-        return Page(tuple(map(self._model_of, rows[:size])), following)
+        return Page(tuple(map(self._read, rows[:size])), following)
 
     async def find_one(self, *filters: Filter, **equal: Any) -> ModelT | None:
         """Return the one row that matches, or None; of several, the first by id."""
         query = self._crud.select(*self._matching(filters, equal, self._operation("find_one")))
         rows = await self._run("find_one", Statement(query.order_by(self.table.c.id).limit(1)))
-        return self._model_of(rows[0]) if rows else None
+        return self._read(rows[0]) if rows else None
 
     async def count(self, *filters: Filter, **equal: Any) -> int:
         """Return how many rows match; filters as for `find`. The cost grows with that number."""
@@ -215,7 +220,7 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
         """
         values = self._columns_of(new.model_dump())
         # No invalidation: the absence of a row is never cached.
-        return self._model_of((await self._run("add", self._crud.insert(values), values))[0])
+        return self._read((await self._run("add", self._crud.insert(values), values))[0])
 
     async def add_many(self, new: Iterable[NewT]) -> int:
         """Store new rows by COPY and return how many: all of them or, on any error, none.
@@ -285,8 +290,17 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
     # --- how
 
     async def _load(self, id: UUID) -> ModelT | None:
+        if self._resources.postgres.in_transaction:
+            return await self._load_one(id)
+        return await self._batcher.get(id)
+
+    async def _load_one(self, id: UUID) -> ModelT | None:
         rows = await self._run("get", self._crud.get, {"id": id})
-        return self._model_of(rows[0]) if rows else None
+        return self._read(rows[0]) if rows else None
+
+    async def _load_many(self, ids: Sequence[UUID]) -> dict[UUID, ModelT]:
+        rows = await self._run("get", self._crud.get_many, {"ids": ids})
+        return {row["id"]: self._read(row) for row in rows}
 
     async def _run(
         self, name: str, statement: Statement, values: Mapping[str, Any] | None = None
@@ -299,7 +313,7 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
         self, name: str, statement: Statement, values: Mapping[str, Any], id: UUID
     ) -> list[ModelT]:
         try:
-            return [self._model_of(row) for row in await self._run(name, statement, values)]
+            return [self._read(row) for row in await self._run(name, statement, values)]
         finally:
             # Also after an error: a write whose answer was lost may have happened.
             if self.cache is not None:
@@ -310,9 +324,6 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
             # Another spelling of the same id would be another entry, which no write invalidates.
             raise DataError(f"`id` must be a UUID, not {type(id).__name__}", operation=self.entity())
         return self._cache_key.key({self._cache_key.fields[0]: id})
-
-    def _model_of(self, row: Record) -> ModelT:
-        return cast(ModelT, validated(self.model, dict(row), self._operation("read")))
 
     def _columns_of(self, values: dict[str, Any]) -> dict[str, Any]:
         """Return the values by column, those that follow from others included."""

@@ -2,16 +2,17 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
 from multidb.models.health import PoolUsage
 from multidb.settings import PostgresSettings, Settings
+from multidb.stores.batching import Batcher
 from multidb.stores.completion import complete
 from multidb.stores.postgres.errors import translating
 from multidb.stores.postgres.statements import Statement
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
 else:
     Pool = asyncpg.Pool
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 #: A row, by column.
 Record: TypeAlias = asyncpg.Record
@@ -57,6 +61,7 @@ class PostgresStore(Store[Pool]):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._engine: AsyncEngine | None = None
+        self._batchers: list[Batcher[Any, Any]] = []
 
     async def fetch(
         self,
@@ -73,6 +78,14 @@ class PostgresStore(Store[Pool]):
         with translating(operation, columns_of):
             async with self._connection(operation) as connection:
                 return await connection.fetch(statement.sql, *statement.arguments(values))
+
+    def batcher(
+        self, one: Callable[[K], Awaitable[V | None]], many: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]]
+    ) -> Batcher[K, V]:
+        """Return a batcher whose round trips have ended when `close` returns."""
+        batcher = Batcher(one, many)
+        self._batchers.append(batcher)
+        return batcher
 
     async def copy(
         self,
@@ -234,6 +247,8 @@ class PostgresStore(Store[Pool]):
                 await client.close()
         except TimeoutError:
             client.terminate()
+        for batcher in self._batchers:
+            await batcher.close()
 
 
 class _Borrowed:
