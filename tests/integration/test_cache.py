@@ -173,6 +173,35 @@ async def other_readers_view(db: MultiDB, user: User) -> User | None:
         return await other.users.get(user.id)
 
 
+async def test_a_savepoint_released_as_its_caller_is_cancelled_keeps_its_invalidation(
+    db: MultiDB, user: User, monkeypatch: pytest.MonkeyPatch
+):
+    """The cancellation is caught inside the outer transaction, which then commits."""
+    await db.users.get(user.id)
+    async with db.transaction() as outer:
+        with pytest.raises(asyncio.CancelledError):
+            async with db.transaction():
+                await db.users.update(user.id, name="New")
+                # Takes effect at the next await: the release of the savepoint.
+                current = asyncio.current_task()
+                assert current is not None
+                current.cancel()
+        current.uncancel()
+        assert len(outer.after_commit) == 1
+    assert (await db.users.fetch(user.id)).name == "New"
+
+
+async def test_a_savepoint_rolled_back_forgets_its_invalidation(db: MultiDB, user: User):
+    await db.users.get(user.id)
+    async with db.transaction() as outer:
+        with pytest.raises(KeyError):
+            async with db.transaction():
+                await db.users.update(user.id, name="Never")
+                raise KeyError
+        assert outer.after_commit == []
+    assert (await stored(db, user) or b"").startswith(b"V")
+
+
 async def test_the_invalidation_outlives_a_cancellation(db: MultiDB, user: User, monkeypatch):
     pause = Pause()
     delete = db.redis.delete

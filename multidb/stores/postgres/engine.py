@@ -110,12 +110,17 @@ class PostgresStore(Store[Pool]):
         it committed is not known.
         """
         outer = transaction_of(self)
-        if outer is not None:
-            async with self._begin(outer.connection, outer) as savepoint:
-                yield savepoint
-            outer.after_commit += savepoint.after_commit
-            return
         transaction = None
+        if outer is not None:
+            try:
+                async with self._begin(outer.connection, outer) as transaction:
+                    yield transaction
+            finally:
+                # Also after a cancellation, which may come when the savepoint was released already
+                # and be caught within the outer transaction. Rolled back, it has forgotten them.
+                if transaction is not None:
+                    outer.after_commit += transaction.after_commit
+            return
         try:
             async with (
                 self._pooled("transaction") as connection,
