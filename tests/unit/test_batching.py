@@ -30,6 +30,7 @@ class Store:
     async def _trip(self, keys: list[int]) -> dict[int, str]:
         self.trips.append(keys)
         self.callers.append(caller.get())
+        await turns(3)
         await self.open.wait()
         if self.error is not None:
             raise self.error
@@ -39,7 +40,7 @@ class Store:
         return Batcher(self.one, self.many, lanes=lanes, enough=enough, limit=limit)
 
 
-async def turns(count: int = 5) -> None:
+async def turns(count: int = 9) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
 
@@ -125,10 +126,11 @@ async def test_nobody_starves_behind_callers_who_never_stop():
     async def endless(key: int) -> None:
         while not stopped:
             await batcher.get(key)
-            await asyncio.sleep(0)
 
-    busy = [asyncio.create_task(endless(key)) for key in range(2)]
-    await turns()
+    busy = []
+    for key in range(2):
+        busy.append(asyncio.create_task(endless(key)))
+        await turns(1)  # out of step, so that one lane or the other is always taken
     async with asyncio.timeout(5):
         assert await asyncio.gather(*ask(batcher, range(100, 200, 2))) == [str(n) for n in range(100, 200, 2)]
     stopped = True
