@@ -8,7 +8,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from multidb.errors import ConfigurationError, MultiDBError, StoreTimeoutError, UnavailableError
+from multidb.errors import ConfigurationError, MultiDBError, NotOpenError, StoreTimeoutError, UnavailableError
 from multidb.models.health import Health, StoreHealth
 from multidb.settings import Settings
 from multidb.stores.completion import complete
@@ -30,30 +30,58 @@ class ConnectionManager:
         self.postgres = PostgresStore(settings)
         self.mongo = MongoStore(settings)
         self.redis = RedisStore(settings)
-        self._stores: tuple[Store[Any], ...] = (self.postgres, self.mongo, self.redis)
+        # Closed in reverse: PostgreSQL first, whose writes still have entries of Redis to delete.
+        self._stores: tuple[Store[Any], ...] = (self.redis, self.mongo, self.postgres)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._changing = asyncio.Lock()
 
     async def open(self) -> None:
         """Connect to all stores at once, within `Settings.open_timeout`. Idempotent.
 
         A degradable store that does not answer is logged, and used once it is back.
         Raises: UnavailableError or ConfigurationError that says which required store failed and
-        how; then nothing is left open.
+        how; then nothing is left open. NotOpenError if it is open on another event loop.
         """
-        try:
-            async with asyncio.TaskGroup() as group:
-                openings = [group.create_task(self._open_one(store)) for store in self._stores]
-            errors = [error for each in openings if (error := each.result()) is not None]
-            if errors:
-                raise _joined(errors)  # noqa: TRY301 - closed below like after any other failure
-        except BaseException:
-            await complete(self.close())
-            raise
+        self._refuse_other_loop("open")
+        async with self._changing:
+            if self._loop is not None:
+                return
+            try:
+                async with asyncio.TaskGroup() as group:
+                    openings = [group.create_task(self._open_one(store)) for store in self._stores]
+                errors = [error for each in reversed(openings) if (error := each.result()) is not None]
+                if errors:
+                    raise _joined(errors)  # noqa: TRY301 - closed below like after any other failure
+            except BaseException:
+                await complete(self._close_all())
+                raise
+            self._loop = asyncio.get_running_loop()
 
     async def close(self) -> None:
-        """Close all stores in reverse order, each whatever became of the others. Idempotent."""
+        """Finish the calls under way and close all stores, each whatever became of the others. Idempotent.
+
+        Raises: NotOpenError if it is open on another event loop.
+        """
+        self._refuse_other_loop("close")
+        async with self._changing:
+            self._loop = None
+            await self._close_all()
+
+    async def _close_all(self) -> None:
         async with AsyncExitStack() as stack:
             for store in self._stores:
                 stack.push_async_callback(store.close)
+
+    def _refuse_other_loop(self, action: str) -> None:
+        if self._loop is None or self._loop is asyncio.get_running_loop():
+            return
+        if not self._loop.is_closed():
+            raise NotOpenError(f"open on another event loop: {action} it there", operation=action)
+        # That loop ended without closing it, and its connections with it.
+        for store in self._stores:
+            store.forget()
+        self._loop = None
+        self._changing = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -67,7 +95,7 @@ class ConnectionManager:
     async def health(self) -> Health:
         """Ask every store how it does, all at once, within `Settings.health_timeout`. Never raises."""
         async with asyncio.TaskGroup() as group:
-            postgres, mongo, redis = (group.create_task(self._ask(store)) for store in self._stores)
+            redis, mongo, postgres = (group.create_task(self._ask(store)) for store in self._stores)
         answers = {"postgres": postgres.result(), "mongo": mongo.result(), "redis": redis.result()}
         return Health(ok=all(each.ok or not each.required for each in answers.values()), **answers)
 
@@ -85,6 +113,14 @@ class ConnectionManager:
             )
         except MultiDBError as caught:
             error = caught
+        except Exception as caught:
+            # What a driver says of an option in the URL that it does not know.
+            error = ConfigurationError(
+                f"the driver refused MULTIDB_{store.name.upper()}_URL ({type(caught).__name__})",
+                store=store.name,
+                operation="open",
+            )
+            error.__cause__ = caught
         else:
             return None
         # A wrong setting does not heal by waiting, so it is never taken for a store being away.
@@ -136,7 +172,7 @@ def _joined(errors: list[MultiDBError]) -> MultiDBError:
     """Return one error for all stores that failed."""
     if len(errors) == 1:
         return errors[0]
-    text = "; ".join(f"{error.store}: {error}" for error in errors)
+    text = "; ".join(f"{error.store}: {error.args[0]}" for error in errors)
     kind = next((type(error) for error in errors if isinstance(error, ConfigurationError)), UnavailableError)
     joined = kind(text, operation="open")
     joined.__cause__ = ExceptionGroup("the stores that failed", errors)

@@ -158,9 +158,9 @@ class PostgresSettings(_Variables):
     postgres_url: Annotated[
         SecretStr, AfterValidator(_url(("postgresql", "postgres", "postgresql+asyncpg"), database=True))
     ]
-    #: The most connections the client opens; a caller waits for a free one as long as the timeout.
+    #: The most connections the client opens.
     postgres_pool_size: PoolSize = 10
-    #: How long one operation may take, waiting for a connection included.
+    #: How long a caller may wait for a free connection, and then for the answer of each statement.
     postgres_timeout: Seconds = timedelta(seconds=30)
     #: How long any server may take to accept a connection.
     connect_timeout: Seconds = timedelta(seconds=5)

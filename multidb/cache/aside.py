@@ -9,8 +9,12 @@ after it too, from a database that had the change. A fill whose load began befor
 gone. Losing an entry to eviction or expiry only costs a load. Who finds someone else's lease loads
 for itself and stores nothing.
 
+A deletion that does not reach Redis is remembered and made before the next read, so that this
+process serves no old value.
+
 What this form does not cover, and `ARCHITECTURE.md` names: a process that dies between COMMIT and
-the deletion, and a Redis that is away at that moment, leave the old value until it expires.
+the deletion; a Redis that is away at that moment, for the other processes; a write that the server
+commits after its connection was lost. Each leaves the old value until it expires.
 """
 
 import logging
@@ -22,7 +26,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from multidb.cache.codec import Codec
-from multidb.errors import DataError, StoreError
+from multidb.errors import DataError, MultiDBError, NotOpenError
 from multidb.stores.completion import complete
 from multidb.stores.postgres.engine import PostgresStore
 from multidb.stores.redis.client import RedisStore
@@ -33,6 +37,7 @@ __all__ = ["CacheAside", "uncached"]
 T = TypeVar("T")
 
 _VALUE = b"V"
+_MAX_OWED = 10_000
 _LEASE = "L"
 
 _log = logging.getLogger("multidb.cache")
@@ -54,8 +59,11 @@ class CacheAside:
         self._lease_ms = _milliseconds(lease)
         self._away = False
         self._unstorable: set[str] = set()
-        #: Calls answered without the cache because Redis was away.
+        #: Entries that are to be deleted as soon as Redis answers, the oldest first.
+        self._owed: dict[str, None] = {}
+        #: Calls answered without the cache because Redis was away or refused.
         self.outages = 0
+        self._outages_before = 0
 
     @property
     def bypassed(self) -> bool:
@@ -77,6 +85,8 @@ class CacheAside:
         if self.bypassed:
             return await load()
         try:
+            if self._owed:
+                await self._settle(operation)
             held = await self._redis.get(key, operation=operation)
             self._is_back()
             if held is not None and held.startswith(_VALUE):
@@ -87,7 +97,9 @@ class CacheAside:
                 else:
                     return value
             lease = await self._take_lease(key, held, operation)
-        except StoreError as error:
+        except NotOpenError:
+            raise
+        except MultiDBError as error:
             self._is_away(error)
             return await load()
         if lease is None:
@@ -97,17 +109,29 @@ class CacheAside:
     async def invalidate(self, keys: Sequence[str], *, operation: str) -> None:
         """Delete entries whose values have changed, once the change is committed.
 
-        Outside a transaction that is now, so await this after the write.
+        Outside a transaction that is now, so await this after the write. Raises: NotOpenError,
+        and nothing else: what is committed must not fail any more.
         """
+        _ = self._redis.opened
 
         async def delete() -> None:
             try:
                 await self._redis.delete(keys, operation=operation)
                 self._is_back()
-            except StoreError as error:
+            except MultiDBError as error:
                 self._is_away(error)
+                self._owed.update(dict.fromkeys(keys))
+                while len(self._owed) > _MAX_OWED:
+                    self._owed.pop(next(iter(self._owed)))
 
         await self._postgres.after_commit(delete)
+
+    async def _settle(self, operation: str) -> None:
+        """Delete the entries whose invalidation did not reach Redis; until then read none at all."""
+        owed = list(self._owed)
+        await self._redis.delete(owed, operation=operation)
+        for key in owed:
+            self._owed.pop(key, None)
 
     async def _take_lease(self, key: str, held: bytes | None, operation: str) -> str | None:
         if held is not None and not held.startswith(_VALUE):
@@ -154,19 +178,22 @@ class CacheAside:
             await self._redis.run(
                 "cache_fill", [key], [lease, stored, _milliseconds(ttl)], operation=operation
             )
-        except StoreError as error:
+        except MultiDBError as error:
             self._is_away(error)
 
-    def _is_away(self, error: StoreError) -> None:
+    def _is_away(self, error: MultiDBError) -> None:
         self.outages += 1
         if not self._away:
             self._away = True
+            self._outages_before = self.outages - 1
             _log.warning("Redis is away, reads go to the store: %s", error)
 
     def _is_back(self) -> None:
         if self._away:
             self._away = False
-            _log.warning("Redis is back after %d calls without the cache", self.outages)
+            _log.warning(
+                "Redis is back after %d calls without the cache", self.outages - self._outages_before
+            )
 
 
 @contextmanager

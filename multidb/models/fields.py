@@ -5,13 +5,16 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, StringConstraints
 
-__all__ = ["TO_UTC", "UNCHANGED", "Email", "Name", "Slug", "UtcDatetime", "utc_now"]
+__all__ = ["TO_UTC", "UNCHANGED", "Email", "Name", "Slug", "UtcDatetime", "UtcMilliseconds", "utc_now"]
+
+
+def _to_milliseconds(value: datetime) -> datetime:
+    return value.replace(microsecond=value.microsecond // 1000 * 1000)
 
 
 def utc_now() -> datetime:
     """Return the present moment, aware and in UTC, at the millisecond MongoDB keeps."""
-    now = datetime.now(UTC)
-    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+    return _to_milliseconds(datetime.now(UTC))
 
 
 def _to_utc(value: datetime) -> datetime:
@@ -25,6 +28,8 @@ TO_UTC = AfterValidator(_to_utc)
 
 #: An aware datetime; kept and returned in UTC.
 UtcDatetime = Annotated[AwareDatetime, TO_UTC]
+#: The same, cut to the millisecond, which is what MongoDB keeps of it.
+UtcMilliseconds = Annotated[UtcDatetime, AfterValidator(_to_milliseconds)]
 
 #: One address: something before and after one `@`, no blanks. Whether mail arrives there only
 #: a mail can tell.

@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import Field, StringConstraints
 
 from multidb.models.entity import Entity
-from multidb.models.fields import UtcDatetime, utc_now
+from multidb.models.fields import UtcMilliseconds, utc_now
 from multidb.models.ids import uuid7
 
 __all__ = ["LogLevel", "SystemLog"]
@@ -27,7 +27,7 @@ class SystemLog(Entity):
     """One entry of a service's log. The caller makes it; it never changes."""
 
     id: UUID = Field(default_factory=uuid7)
-    timestamp: UtcDatetime = Field(default_factory=utc_now)
+    timestamp: UtcMilliseconds = Field(default_factory=utc_now)
     level: LogLevel
     service: Annotated[str, StringConstraints(min_length=1, max_length=100)]
     message: Annotated[str, StringConstraints(max_length=100_000)]

@@ -1,9 +1,12 @@
 """`MongoRepository`: the calls every collection has."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from enum import Enum
 from typing import Any, ClassVar, Generic, cast
 from uuid import UUID
 
+from pydantic import AwareDatetime
 from typing_extensions import TypeVar
 
 from multidb.errors import DataError, StoreName
@@ -15,6 +18,7 @@ from multidb.repositories.repository import (
     misdeclared,
     model_arguments,
     page_size,
+    plain_type,
     validated,
 )
 from multidb.stores.mongo.keyset import Keyset
@@ -22,6 +26,8 @@ from multidb.stores.mongo.keyset import Keyset
 __all__ = ["MongoRepository"]
 
 ModelT = TypeVar("ModelT", bound=Entity)
+
+_ORDERED = {UUID, str, int, bool, float, datetime, AwareDatetime}
 
 #: A query in MongoDB's own language: `{"level": {"$in": ["error", "critical"]}}`.
 Filter = Mapping[str, Any]
@@ -121,12 +127,18 @@ class MongoRepository(Repository, Generic[ModelT]):
                 raise DataError(
                     "a filter must be a MongoDB query, such as {'level': 'error'}", operation=operation
                 )
-        named = [{_stored_name(name): value} for name, value in equal.items()]
+        # $eq, or a mapping that came from outside would be taken for an operator.
+        named = [{_stored_name(name): {"$eq": value}} for name, value in equal.items()]
         return [*filters, *named]
 
     def _order(self, order_by: str | Sequence[str] | None, operation: str) -> list[tuple[str, int]]:
         names = [order_by or self.order_by] if isinstance(order_by, str | None) else list(order_by)
         known_fields([name.removeprefix("-") for name in names], self.model, operation)
+        for name in names:
+            kind, _ = plain_type(self.model.model_fields[name.removeprefix("-")].annotation, nullable=True)
+            if kind not in _ORDERED and not (isinstance(kind, type) and issubclass(kind, Enum)):
+                # MongoDB orders lists by one item and kinds apart, and a page could not go on there.
+                raise DataError(f"`{name}` has no order: it holds no single plain value", operation=operation)
         return [(_stored_name(name.removeprefix("-")), -1 if name.startswith("-") else 1) for name in names]
 
 

@@ -1,20 +1,19 @@
 """`PostgresRepository`: the calls every table has."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
 from typing import Any, ClassVar, Generic, NoReturn, cast
 from uuid import UUID
 
 import sqlalchemy as sa
-from pydantic import BaseModel, create_model
+from pydantic import BaseModel
 from typing_extensions import TypeVar
 
 from multidb.cache.codec import Codec
 from multidb.cache.policy import CachePolicy
-from multidb.errors import ConfigurationError, ConflictError, DataError, NotFoundError, StoreName
-from multidb.models.entity import Model, Row
-from multidb.models.fields import UNCHANGED
+from multidb.errors import ConflictError, DataError, NotFoundError, StoreName
+from multidb.models.entity import Row
 from multidb.models.page import Page
+from multidb.repositories.declaration import changes_of, check_cache, check_fields, check_table
 from multidb.repositories.repository import (
     Repository,
     Resources,
@@ -71,7 +70,7 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
         if models and all(isinstance(model, type) for model in models):
             cls.model, cls.new_model, changes = models
             # BaseModel itself is ChangesT's default: none was declared.
-            cls.changes_model = _changes_of(cls.new_model) if changes is BaseModel else changes
+            cls.changes_model = changes_of(cls.new_model) if changes is BaseModel else changes
 
     def __init__(self, resources: Resources) -> None:
         super().__init__(resources)
@@ -98,34 +97,22 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
     def check(cls) -> None:
         if not hasattr(cls, "model") or not hasattr(cls, "table"):
             raise misdeclared(cls, "declare `class Name(PostgresRepository[Model, New])` and its `table`")
-        columns = set(cls.table.c.keys())
-        required = {"id", "created_at", "updated_at", "version"} | set(cls.model.model_fields)
-        required |= set(cls.new_model.model_fields) | set(cls.changes_model.model_fields) | set(cls.derived)
-        if missing := sorted(required - columns):
-            raise misdeclared(cls, f"table `{cls.table.name}` has no column {', '.join(missing)}")
+        names = {*cls.new_model.model_fields, *cls.changes_model.model_fields, *cls.derived}
+        check_table(cls, cls.table, cls.model, names, cls.unique)
+        check_fields(cls, cls.model, cls.unique)
+        check_fields(cls, cls.model, {name: (field,) for name, (field, _) in cls.derived.items()})
         if cls.cache is not None:
             check_cache(cls, cls.cache)
-        about = dict(cls.unique)
-        about |= {name: (field,) for name, (field, _) in cls.derived.items()}
-        for name, fields in about.items():
-            if strangers := sorted(set(fields) - set(cls.model.model_fields)):
-                raise misdeclared(
-                    cls, f"`{name}` is about {', '.join(strangers)}, which {cls.model.__name__} does not have"
-                )
-        named = {index.name for index in cls.table.indexes} | {each.name for each in cls.table.constraints}
-        if unknown := sorted(set(cls.unique) - {str(name) for name in named}):
-            raise misdeclared(
-                cls, f"table `{cls.table.name}` has no constraint or index {', '.join(unknown)}"
-            )
 
     # --- reading
 
     async def get(self, id: UUID) -> ModelT | None:
         """Return the row with this id, or None.
 
-        Never older than the last committed write; inside a transaction, what it sees.
+        Never older than any write whose call had returned; inside a transaction, what it sees.
         Source: the cache where the entity is cached, then PostgreSQL.
         """
+        self._check_id(id, "get")
         if self.cache is None or self._resources.cache.bypassed:
             return await self._load(id)
         return await self._resources.cache.get(
@@ -152,6 +139,8 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
         Source: PostgreSQL, one round trip.
         """
         wanted = list(dict.fromkeys(ids))
+        for id in wanted:
+            self._check_id(id, "get_many")
         if not wanted:
             return {}
         rows = await self._run("get_many", self._crud.get_many, {"ids": wanted})
@@ -201,7 +190,9 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
     async def count(self, *filters: Filter, **equal: Any) -> int:
         """Return how many rows match; filters as for `find`. The cost grows with that number."""
         matching = self._crud.select(*self._matching(filters, equal, self._operation("count")))
-        rows = await self._run("count", Statement(matching.with_only_columns(sa.func.count())))
+        rows = await self._run(
+            "count", Statement(matching.with_only_columns(sa.func.count(), maintain_column_froms=True))
+        )
         return int(rows[0][0])
 
     async def exists(self, *filters: Filter, **equal: Any) -> bool:
@@ -218,7 +209,7 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
         Raises: AlreadyExistsError naming the fields if a unique value is taken, the id included,
         so that adding the same thing again after a lost answer is refused; ConstraintError.
         """
-        values = self._columns_of(new.model_dump())
+        values = self._new_values(new, "add")
         # No invalidation: the absence of a row is never cached.
         return self._read((await self._run("add", self._crud.insert(values), values))[0])
 
@@ -227,7 +218,7 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
 
         Raises: AlreadyExistsError; ConstraintError.
         """
-        rows = [self._columns_of(each.model_dump()) for each in new]
+        rows = [self._new_values(each, "add_many") for each in new]
         if rows:
             await self._resources.postgres.copy(
                 self.table.name,
@@ -249,6 +240,7 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
         Raises: NotFoundError; ConflictError if the row has another version by now;
         AlreadyExistsError; ConstraintError.
         """
+        self._check_id(id, "update")
         values = self._changed(changes, fields)
         if not values:
             row = await self._load(id)
@@ -266,6 +258,7 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
         Raises: ConflictError if `version` is given and the row has another by now;
         ConstraintError if other rows need it.
         """
+        self._check_id(id, "delete")
         statement = self._crud.delete(versioned=version is not None)
         rows = await self._write("delete", statement, _given(id, version), id)
         if not rows and version is not None and await self._load(id) is not None:
@@ -278,6 +271,7 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
         Raises: NotFoundError if there never was one, or the table keeps no deleted rows;
         AlreadyExistsError if another row has taken a unique value of it meanwhile.
         """
+        self._check_id(id, "restore")
         if self._crud.marks_deleted:
             rows = await self._write("restore", self._crud.restore(), _given(id), id)
             if rows:
@@ -298,9 +292,16 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
         rows = await self._run("get", self._crud.get, {"id": id})
         return self._read(rows[0]) if rows else None
 
-    async def _load_many(self, ids: Sequence[UUID]) -> dict[UUID, ModelT]:
+    async def _load_many(self, ids: Sequence[UUID]) -> dict[UUID, ModelT | DataError]:
         rows = await self._run("get", self._crud.get_many, {"ids": ids})
-        return {row["id"]: self._read(row) for row in rows}
+        return {row["id"]: self._read_or_error(row) for row in rows}
+
+    def _read_or_error(self, row: Record) -> ModelT | DataError:
+        # One row that does not fit its model must not fail those who asked for others.
+        try:
+            return self._read(row)
+        except DataError as error:
+            return error
 
     async def _run(
         self, name: str, statement: Statement, values: Mapping[str, Any] | None = None
@@ -312,18 +313,30 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
     async def _write(
         self, name: str, statement: Statement, values: Mapping[str, Any], id: UUID
     ) -> list[ModelT]:
-        try:
-            return [self._read(row) for row in await self._run(name, statement, values)]
-        finally:
-            # Also after an error: a write whose answer was lost may have happened.
-            if self.cache is not None:
-                await self._resources.cache.invalidate([self._key(id)], operation=self._operation(name))
+        # Under way until the entry is gone: closing must not come between.
+        with self._resources.postgres.under_way:
+            try:
+                return [self._read(row) for row in await self._run(name, statement, values)]
+            finally:
+                # Also after an error: a write whose answer was lost may have happened.
+                if self.cache is not None:
+                    await self._resources.cache.invalidate([self._key(id)], operation=self._operation(name))
+
+    def _check_id(self, id: UUID, name: str) -> None:
+        # Another spelling of an id would be another cache entry, which no write invalidates, and
+        # in a batch it would be taken for another row.
+        if not isinstance(id, UUID):
+            raise DataError(f"`id` must be a UUID, not {type(id).__name__}", operation=self._operation(name))
 
     def _key(self, id: UUID) -> str:
-        if not isinstance(id, UUID):
-            # Another spelling of the same id would be another entry, which no write invalidates.
-            raise DataError(f"`id` must be a UUID, not {type(id).__name__}", operation=self.entity())
         return self._cache_key.key({self._cache_key.fields[0]: id})
+
+    def _new_values(self, new: NewT, name: str) -> dict[str, Any]:
+        if not isinstance(new, self.new_model):
+            raise DataError(
+                f"give a {self.new_model.__name__}, not {type(new).__name__}", operation=self._operation(name)
+            )
+        return self._columns_of(new.model_dump())
 
     def _columns_of(self, values: dict[str, Any]) -> dict[str, Any]:
         """Return the values by column, those that follow from others included."""
@@ -338,6 +351,10 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
             raise DataError("give the changes as one object or by name, not both", operation=operation)
         if changes is None:
             changes = cast(ChangesT, validated(self.changes_model, fields, operation))
+        elif not isinstance(changes, self.changes_model):
+            raise DataError(
+                f"give a {self.changes_model.__name__}, not {type(changes).__name__}", operation=operation
+            )
         return self._columns_of(changes.model_dump(exclude_unset=True))
 
     def _matching(self, filters: Sequence[Filter], equal: Mapping[str, Any], operation: str) -> list[Filter]:
@@ -371,27 +388,5 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
         )
 
 
-def check_cache(cls: type, policy: CachePolicy) -> None:
-    """Raise: ConfigurationError if what `get` returns cannot be cached so."""
-    try:
-        fields = KeyPattern(policy.key).fields
-    except ConfigurationError as error:
-        raise misdeclared(cls, str(error)) from None
-    if len(fields) != 1:
-        raise misdeclared(cls, f"the key {policy.key!r} must name the id in braces, and nothing else")
-    if policy.ttl <= timedelta(0):
-        raise misdeclared(cls, "the ttl of its cache must be more than zero")
-
-
 def _given(id: UUID, version: int | None = None) -> dict[str, Any]:
     return {"given_id": id} if version is None else {"given_id": id, "given_version": version}
-
-
-def _changes_of(new_model: type[BaseModel]) -> type[BaseModel]:
-    """Return the model of changes where a repository declares none: what can be given, can be changed."""
-    fields: dict[str, Any] = {
-        name: (field.rebuild_annotation(), UNCHANGED)
-        for name, field in new_model.model_fields.items()
-        if name != "id"
-    }
-    return create_model(f"{new_model.__name__}Changes", __base__=Model, **fields)

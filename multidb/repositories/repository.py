@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -14,6 +15,7 @@ from multidb.stores.cursor import CursorCodec
 from multidb.stores.mongo.client import MongoStore
 from multidb.stores.postgres.engine import PostgresStore
 from multidb.stores.redis.client import RedisStore
+from multidb.stores.redis.keys import KeyPattern
 
 __all__ = [
     "MAX_PAGE",
@@ -23,6 +25,7 @@ __all__ = [
     "misdeclared",
     "model_arguments",
     "page_size",
+    "plain_type",
     "validated",
     "validated_json",
 ]
@@ -71,7 +74,8 @@ class Repository(ABC):
     @classmethod
     def claims(cls) -> list[str]:
         """Return what no other repository may have."""
-        return [f"entity `{cls.entity()}`", f"{cls.store} `{cls.target()}`"]
+        place = KeyPattern(cls.target()).shape if cls.store == "redis" else cls.target()
+        return [f"entity `{cls.entity()}`", f"{cls.store} `{place}`"]
 
     @classmethod
     @abstractmethod
@@ -142,6 +146,19 @@ def known_fields(names: Iterable[str], model: type[BaseModel], operation: str) -
                 f"`{name}` is not a field of {model.__name__}; it has {', '.join(model.model_fields)}",
                 operation=operation,
             )
+
+
+def plain_type(annotation: Any, *, nullable: bool) -> tuple[Any, tuple[Any, ...]]:
+    """Return the one type that `X | None` or `Annotated[X, ...]` is about, and what annotates it."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        kind, metadata = plain_type(arguments[0], nullable=nullable)
+        return kind, (*metadata, *arguments[1:])
+    if nullable and origin in {Union, UnionType}:
+        kinds = [each for each in arguments if each is not NoneType]
+        if len(kinds) == 1:
+            return plain_type(kinds[0], nullable=False)
+    return annotation, ()
 
 
 def misdeclared(cls: type, problem: str) -> ConfigurationError:

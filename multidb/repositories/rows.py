@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -12,7 +11,7 @@ from pydantic import AwareDatetime, BaseModel, StringConstraints
 from pydantic.fields import FieldInfo
 
 from multidb.models.fields import TO_UTC
-from multidb.repositories.repository import validated
+from multidb.repositories.repository import plain_type, validated
 from multidb.stores.postgres.engine import Record
 
 __all__ = ["row_reader"]
@@ -34,9 +33,9 @@ def row_reader(model: type[ModelT], table: sa.Table, operation: str) -> Callable
     """Return what makes a `model` of a row that has exactly its fields.
 
     Where every column gives the very type of its field, the model is put together without
-    validation, at a third of the cost: what is stored was checked when it was written. Where one
-    does not, or the model checks or changes values by functions of its own, the row is validated,
-    and what does not fit is a DataError.
+    validation, at a third of the cost: what is stored was checked when the repository wrote it, and
+    what others wrote is returned as it is. Where one does not, or the model checks or changes
+    values by functions of its own, the row is validated, and what does not fit is a DataError.
     """
     if not _is_plain(model) or not all(
         _fits(field, table.c[name]) for name, field in model.model_fields.items()
@@ -71,22 +70,9 @@ def _is_plain(model: type[BaseModel]) -> bool:
 
 
 def _fits(field: FieldInfo, column: sa.Column[Any]) -> bool:
-    kind, metadata = _stripped(field.annotation, nullable=bool(column.nullable))
+    kind, metadata = plain_type(field.annotation, nullable=bool(column.nullable))
     bounds = all(
         isinstance(each, BaseMetadata | StringConstraints) or each is TO_UTC
         for each in (*metadata, *field.metadata)
     )
     return bounds and _GIVEN_AS.get(kind) is column.type.python_type
-
-
-def _stripped(annotation: Any, *, nullable: bool) -> tuple[Any, tuple[Any, ...]]:
-    """Return the one type that `X | None` or `Annotated[X, ...]` is about, and what annotates it."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        kind, metadata = _stripped(arguments[0], nullable=nullable)
-        return kind, (*metadata, *arguments[1:])
-    if nullable and origin in {Union, UnionType}:
-        kinds = [each for each in arguments if each is not NoneType]
-        if len(kinds) == 1:
-            return _stripped(kinds[0], nullable=False)
-    return annotation, ()

@@ -25,24 +25,29 @@ V = TypeVar("V")
 class Batcher(Generic[K, V]):
     """Looks things up by key: `one` a single key, `many` up to `limit` of them.
 
-    `many` returns the values by key; a key it leaves out has none. Up to `lanes` round trips are
-    under way at a time; `enough` keys leave in a batch although other lanes are busy.
+    `many` returns the values by key; a key it leaves out has none, and an exception in a value's
+    place is raised to those who asked for it. Up to `lanes` round trips are under way at a time;
+    `enough` keys leave in a batch although other lanes are busy, and so do those who have waited for
+    `patience` seconds, lest one slow answer keep everybody.
     """
 
     def __init__(
         self,
         one: Callable[[K], Awaitable[V | None]],
-        many: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]],
+        many: Callable[[Sequence[K]], Awaitable[Mapping[K, V | Exception]]],
         *,
         lanes: int = 4,
         enough: int = 128,
         limit: int = 1000,
+        patience: float = 0.01,
     ) -> None:
         self._one = one
         self._many = many
         self._lanes = lanes
         self._enough = enough
         self._limit = limit
+        self._patience = patience
+        self._alarm: asyncio.TimerHandle | None = None
         self._busy = 0
         #: Who waits for which key; several may wait for one.
         self._waiting: dict[K, list[asyncio.Future[V | None]]] = {}
@@ -60,18 +65,33 @@ class Batcher(Generic[K, V]):
         self._waiting.setdefault(key, []).append(future)
         if len(self._waiting) >= self._enough and self._busy < self._lanes:
             self._depart()
+        elif self._alarm is None:
+            self._alarm = asyncio.get_running_loop().call_later(self._patience, self._overdue)
         return await future
 
     async def close(self) -> None:
         """Wait until the batches under way have ended."""
-        while self._batches:
-            await asyncio.wait(self._batches)
+        while self._batches or self._waiting:
+            if self._batches:
+                await asyncio.wait(self._batches)
+            await asyncio.sleep(0)  # for what a batch that ended leaves to the next turn
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
 
     def _end(self) -> None:
         """Free a lane, and once all are free send off those who wait."""
         self._busy -= 1
         if self._waiting and not self._busy:
             self._depart()
+
+    def _overdue(self) -> None:
+        self._alarm = None
+        if self._waiting:
+            if self._busy < self._lanes:
+                self._depart()
+            else:
+                self._alarm = asyncio.get_running_loop().call_later(self._patience, self._overdue)
 
     def _depart(self) -> None:
         batch: dict[K, list[asyncio.Future[V | None]]] = {}
@@ -100,7 +120,11 @@ class Batcher(Generic[K, V]):
         else:
             for key, future in waiting:
                 if not future.done():
-                    future.set_result(values.get(key))
+                    value = values.get(key)
+                    if isinstance(value, Exception):
+                        future.set_exception(_own(value))
+                    else:
+                        future.set_result(value)
         finally:
             for _, future in waiting:
                 future.cancel()  # of no effect, unless the batch itself was cancelled

@@ -2,13 +2,14 @@
 
 import asyncio
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 from multidb.errors import NotOpenError, StoreName
 from multidb.models.health import PoolUsage, Role
 from multidb.settings import Settings
 
-__all__ = ["Answer", "Store"]
+__all__ = ["Answer", "Store", "UnderWay"]
 
 ClientT = TypeVar("ClientT")
 
@@ -18,6 +19,31 @@ class Answer(NamedTuple):
 
     version: str
     role: Role
+
+
+class UnderWay:
+    """Counts the calls under way, `with store.under_way:`, so that closing can wait for them."""
+
+    __slots__ = ("_count", "_none")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._none: asyncio.Event | None = None
+
+    def __enter__(self) -> None:
+        self._count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if self._none is not None and not self._count:
+            self._none.set()
+
+    async def none(self) -> None:
+        """Wait until none is."""
+        if self._count:
+            self._none = asyncio.Event()
+            await self._none.wait()
+            self._none = None
 
 
 class Store(ABC, Generic[ClientT]):
@@ -33,18 +59,30 @@ class Store(ABC, Generic[ClientT]):
         self.settings = settings
         self._client: ClientT | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.under_way = UnderWay()
 
     async def open(self) -> None:
         """Make the client on the running event loop. Idempotent."""
         if self._client is None:
             self._loop = asyncio.get_running_loop()
+            self.under_way = UnderWay()
             self._client = await self._connect()
 
     async def close(self) -> None:
-        """Close every connection. Idempotent."""
+        """Refuse new calls, finish those under way, and close every connection. Idempotent.
+
+        Calls that take longer than `Settings.close_timeout` lose their connection.
+        """
         client, self._client = self._client, None
         if client is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.close_timeout.total_seconds()):
+                    await self.under_way.none()
             await self._disconnect(client)
+
+    def forget(self) -> None:
+        """Let go of a client whose event loop is gone, and its connections with it."""
+        self._client = None
 
     @property
     def opened(self) -> ClientT:

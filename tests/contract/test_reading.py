@@ -1,5 +1,6 @@
 """What every repository of rows or documents promises its readers."""
 
+import re
 from typing import Any
 
 import pytest
@@ -131,6 +132,22 @@ async def test_an_unknown_field_is_named(db: MultiDB, subject: Subject):
         await repository.find(nmae="x")
     with pytest.raises(DataError, match="`nmae` is not a field of"):
         await repository.find(order_by="-nmae")
+
+
+async def test_a_value_is_never_taken_for_an_operator(db: MultiDB, subject: Subject):
+    """Values may come from a request's body."""
+    await subject.store_many(db, 3)
+    for value in ({"$ne": "nothing"}, {"$gt": ""}, re.compile(".")):
+        try:
+            page = await subject.repository(db).find(**{subject.field: value})
+        except DataError:
+            continue
+        assert page.items == ()
+
+
+async def test_what_has_no_order_is_refused(db: MultiDB):
+    with pytest.raises(DataError, match="`-context` has no order"):
+        await db.system_logs.find(order_by="-context")
 
 
 async def test_what_is_no_filter_is_refused(db: MultiDB, subject: Subject):

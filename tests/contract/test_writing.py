@@ -97,6 +97,37 @@ async def test_add_many_stores_all_or_nothing(db: MultiDB, subject: RowSubject):
     assert await repository.count() == 0
 
 
+async def test_what_is_no_uuid_is_refused_before_anything_is_written(db: MultiDB, subject: RowSubject):
+    repository = subject.repository(db)
+    stored = await subject.store(db, 1)
+    for wrong in (str(stored.id), stored.id.bytes, None, 7):
+        for call in (
+            repository.get(wrong),
+            repository.get_many([wrong]),
+            repository.update(wrong, name="Never"),
+            repository.delete(wrong),
+            repository.restore(wrong),
+        ):
+            with pytest.raises(DataError, match="`id` must be a UUID"):
+                await call
+    assert await repository.get(stored.id) == stored
+
+
+async def test_what_is_not_the_right_class_is_refused(db: MultiDB, subject: RowSubject):
+    repository = subject.repository(db)
+    stored = await subject.store(db, 1)
+    for wrong in (stored, {"name": "x"}, subject.new(2).model_dump(), None):
+        with pytest.raises(DataError, match="give a New"):
+            await repository.add(wrong)
+        with pytest.raises(DataError, match="give a New"):
+            await repository.add_many([subject.new(3), wrong])
+    for wrong in (stored, {"name": "x"}, subject.new(2)):
+        with pytest.raises(DataError, match=r"give a .*Changes"):
+            await repository.update(stored.id, wrong)
+    assert await repository.count() == 1
+    assert await repository.get(stored.id) == stored
+
+
 async def test_update_by_name(db: MultiDB, subject: RowSubject):
     repository = subject.repository(db)
     stored = await subject.store(db, 1)

@@ -16,6 +16,7 @@ from multidb import (
     MultiDB,
     NewUser,
     SystemLog,
+    UnavailableError,
     User,
     cached,
     uuid7,
@@ -186,6 +187,7 @@ async def test_a_savepoint_released_as_its_caller_is_cancelled_keeps_its_invalid
                 current = asyncio.current_task()
                 assert current is not None
                 current.cancel()
+        assert current is not None
         current.uncancel()
         assert len(outer.after_commit) == 1
     assert (await db.users.fetch(user.id)).name == "New"
@@ -375,6 +377,31 @@ async def test_without_redis_reads_and_writes_go_on(without_redis: MultiDB, capl
     assert (await db.users.fetch(user.id)).name == "Newer"
     assert db._cache.outages >= 4
     assert len([each for each in caplog.records if "Redis is away" in each.message]) == 1
+
+
+async def test_an_entry_of_another_kind_costs_no_answer(db: MultiDB, user: User):
+    await db.redis.client.rpush(key_of(db, user), "a list")
+    assert await db.users.get(user.id) == user
+    await db.users.update(user.id, name="New")
+    assert (await db.users.fetch(user.id)).name == "New"
+
+
+async def test_an_invalidation_that_did_not_reach_redis_is_made_up_for(
+    db: MultiDB, user: User, monkeypatch: pytest.MonkeyPatch
+):
+    async def lost(keys, *, operation: str) -> None:
+        raise UnavailableError("Redis stalls", store="redis")
+
+    await db.users.get(user.id)
+    monkeypatch.setattr(db.redis, "delete", lost)
+    renamed = await db.users.update(user.id, name="New")
+    assert (await stored(db, user) or b"").startswith(b"V")
+    # Redis answers reads again, and still not the deletion.
+    assert await db.users.get(user.id) == renamed
+    monkeypatch.undo()
+    assert await db.users.get(user.id) == renamed
+    async with MultiDB(db.settings) as other:
+        assert await other.users.get(user.id) == renamed
 
 
 async def test_without_redis_a_cached_function_is_called(without_redis: MultiDB):

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextvars
+import random
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -106,6 +108,108 @@ async def test_another_event_loop_is_told_so(db: MultiDB):
     await asyncio.to_thread(thread.join)
     assert [type(error) for error in outcome] == [NotOpenError] * 3
     assert all("another event loop" in str(error) for error in outcome)
+
+
+async def test_a_second_open_changes_nothing_even_cancelled_or_elsewhere(db: MultiDB):
+    second = asyncio.create_task(db.open())
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    await use_all(db)
+
+    refused: list[BaseException] = []
+
+    def elsewhere(call) -> None:
+        try:
+            asyncio.run(call())
+        except NotOpenError as error:
+            refused.append(error)
+
+    for call in (db.open, db.close):
+        await asyncio.to_thread(elsewhere, call)
+    assert len(refused) == 2
+    assert all("another event loop" in str(error) for error in refused)
+    await use_all(db)
+
+
+def test_it_can_be_opened_anew_after_its_loop_ended_without_closing_it(multidb_servers: Settings):
+    db = MultiDB(multidb_servers)
+
+    async def abandon() -> None:
+        await db.redis.open()
+        db._connections._loop = asyncio.get_running_loop()
+        db.redis.forget()
+
+    asyncio.run(abandon())
+
+    async def use() -> None:
+        async with db:
+            assert (await db.health()).ok
+
+    asyncio.run(use())
+
+
+@pytest.mark.parametrize("driver", ["motor", "pymongo"])
+async def test_closing_finishes_the_calls_under_way(multidb_settings: Settings, driver: str):
+    settings = multidb_settings.model_copy(update={"mongo_driver": driver})
+    db = MultiDB(settings)
+    await db.open()
+    user = await db.users.add(NewUser(email="a@example.com", name="Old"))
+    assert await db.users.get(user.id) == user
+
+    async def rename() -> None:
+        async with db.transaction():
+            await db.users.update(user.id, name="New")
+
+    calls: list[asyncio.Task[Any]] = [
+        asyncio.create_task(call)
+        for call in (
+            rename(),
+            *(db.system_logs.append(SystemLog(level="info", service="t", message="m")) for _ in range(40)),
+            *(db.sessions.create(user.id) for _ in range(40)),
+        )
+    ]
+    while (usage := db.postgres.pool_usage()) is None or not usage.in_use:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    await db.close()
+    assert [call.exception() for call in calls if call.done() and call.exception()] == []
+    await asyncio.gather(*calls)
+    async with MultiDB(settings) as again:
+        # Not the entry that was there before the rename.
+        assert (await again.users.fetch(user.id)).name == "New"
+
+
+# A connection that PyMongo was making when it was cancelled closes only when it is collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("driver", ["motor", "pymongo"])
+async def test_cancelled_calls_leave_mongodb_usable(multidb_settings: Settings, driver: str):
+    """PyMongo's own queue for connections can lose those who wait in it when others are cancelled."""
+    settings = multidb_settings.model_copy(update={"mongo_driver": driver, "mongo_pool_size": 4})
+    chance = random.Random(7)
+    async with MultiDB(settings) as db:
+        await db.system_logs.append(SystemLog(level="info", service="t", message="m"))
+        async with asyncio.timeout(60):
+            for _ in range(20):
+                calls = [asyncio.create_task(db.system_logs.find()) for _ in range(20)]
+                for _ in range(chance.randrange(8)):
+                    await asyncio.sleep(0)
+                for call in chance.sample(calls, 10):
+                    call.cancel()
+                outcomes = await asyncio.gather(*calls, return_exceptions=True)
+                assert all(
+                    isinstance(each, asyncio.CancelledError) or len(each) == 1  # type: ignore[arg-type]
+                    for each in outcomes
+                )
+        usage = db.mongo.pool_usage()
+        assert usage is not None
+        assert usage.in_use == 0
+
+
+async def test_an_option_no_driver_knows_is_a_setting(multidb_settings: Settings):
+    for option in ("foo=1", "decode_responses=True"):
+        url = SecretStr(f"{multidb_settings.redis_url.get_secret_value()}?{option}")
+        with pytest.raises(ConfigurationError, match="MULTIDB_REDIS_URL"):
+            await MultiDB(multidb_settings.model_copy(update={"redis_url": url})).open()
 
 
 async def test_no_task_is_left_after_close(multidb_settings: Settings):

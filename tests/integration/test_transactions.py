@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from multidb import (
     AlreadyExistsError,
@@ -94,6 +95,70 @@ async def test_a_failed_statement_outside_a_savepoint_fails_the_transaction(db: 
                 await db.users.add(new_user(0))
             await db.users.update(user.id, name="Never")
     assert await db.users.fetch(user.id) == user
+
+
+async def test_a_failure_that_was_caught_still_fails_the_transaction(db: MultiDB, user: User):
+    """PostgreSQL answers COMMIT with ROLLBACK then, and no error: the row would be gone in silence."""
+    with pytest.raises(TransactionError, match="savepoint of its own"):
+        async with db.transaction():
+            await db.users.add(new_user(1))
+            with pytest.raises(AlreadyExistsError):
+                await db.users.add(new_user(0))
+    assert await db.users.count() == 1
+    assert idle(db)
+
+
+async def test_a_failure_caught_inside_a_savepoint_leaves_the_outer_one_usable(db: MultiDB, user: User):
+    async with db.transaction():
+        with pytest.raises(TransactionError):
+            async with db.transaction():
+                await db.users.add(new_user(1))
+                with pytest.raises(AlreadyExistsError):
+                    await db.users.add(new_user(0))
+        await db.users.add(new_user(2))
+    assert [each.email for each in await db.users.find(order_by="email")] == [user.email, new_user(2).email]
+
+
+async def test_a_transaction_on_another_database_does_not_hide_it(db: MultiDB, user: User):
+    async with MultiDB(db.settings) as other:
+        with pytest.raises(KeyError):
+            async with db.transaction(), other.transaction():
+                await db.users.update(user.id, name="Never")
+                raise KeyError
+    assert await db.users.fetch(user.id) == user
+
+
+async def test_the_hatch_gives_broken_connections_back_too(db: MultiDB):
+    kill = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+    )
+    for _ in range(2 * db.settings.postgres_pool_size):
+        with pytest.raises(DBAPIError):
+            async with db.postgres.engine.connect() as held:
+                async with db.transaction() as transaction:
+                    await transaction.connection.execute(kill)
+                await held.exec_driver_sql("SELECT 1")
+    assert idle(db)
+    assert await db.users.count() == 0
+
+
+async def test_one_failing_action_after_a_commit_does_not_stop_the_others(db: MultiDB, user: User, caplog):
+    done: list[str] = []
+
+    async def fails() -> None:
+        raise KeyError("an action's own")
+
+    async def works() -> None:
+        done.append("works")
+
+    async with db.transaction():
+        await db.users.update(user.id, name="New")
+        await db.postgres.after_commit(fails)
+        await db.postgres.after_commit(works)
+    assert done == ["works"]
+    assert "an action after a commit failed" in caplog.text
+    assert (await db.users.fetch(user.id)).name == "New"
 
 
 async def test_another_task_cannot_use_it(db: MultiDB, user: User):

@@ -213,6 +213,41 @@ async def test_an_error_reaches_each_caller_as_its_own():
     assert await batcher.get(6) == "6"
 
 
+async def test_an_error_in_a_values_place_is_for_those_who_asked_for_it():
+    async def one(key: int) -> str | None:
+        await turns(3)
+        return str(key)
+
+    async def many(keys: Sequence[int]) -> Mapping[int, str | Exception]:
+        return {key: KeyError(key) if key == 4 else str(key) for key in keys}
+
+    outcomes = await asyncio.gather(
+        *ask(Batcher(one, many, lanes=1), [0, 2, 4, 4, 6]), return_exceptions=True
+    )
+    assert [repr(each) for each in outcomes] == ["'0'", "'2'", "KeyError(4)", "KeyError(4)", "'6'"]
+
+
+async def test_one_slow_answer_does_not_keep_everybody():
+    hung = asyncio.Event()
+
+    async def one(key: int) -> str | None:
+        await hung.wait()
+        return str(key)
+
+    async def many(keys: Sequence[int]) -> Mapping[int, str]:
+        return {key: str(key) for key in keys}
+
+    batcher = Batcher(one, many, lanes=2)
+    slow = ask(batcher, [0])
+    await turns()
+    batcher._waiting[1] = [asyncio.get_running_loop().create_future()]  # one who waits already
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*ask(batcher, [2, 4, 6])) == ["2", "4", "6"]
+    assert not slow[0].done()
+    hung.set()
+    assert await slow[0] == "0"
+
+
 async def test_close_waits_for_the_batches_under_way():
     store = Store()
     batcher = store.batcher(lanes=1)

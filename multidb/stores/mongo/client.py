@@ -1,6 +1,8 @@
 """MongoDB's one way in: a client of either driver, and the calls the repositories make."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +28,9 @@ class MongoStore(Store[Client]):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._pool = PoolCounter()
+        self._free = asyncio.Semaphore(settings.mongo_pool_size)
+        self._at_work = 0
+        self._version = ""
 
     @property
     def database(self) -> Database:
@@ -34,12 +39,12 @@ class MongoStore(Store[Client]):
 
     async def insert(self, collection: str, document: Document, *, operation: str) -> None:
         """Store one document, which brings its own `_id`."""
-        with translating(operation):
+        async with self._call(operation):
             await self.database[collection].insert_one(document)
 
     async def find_one(self, collection: str, query: Mapping[str, Any], *, operation: str) -> Document | None:
         """Return the first document that matches, or None."""
-        with translating(operation):
+        async with self._call(operation):
             document: Document | None = await self.database[collection].find_one(query)
         return document
 
@@ -47,30 +52,48 @@ class MongoStore(Store[Client]):
         self, collection: str, query: Mapping[str, Any], *, sort: Sort, limit: int, operation: str
     ) -> list[Document]:
         """Return the first `limit` documents that match, in order."""
-        with translating(operation):
+        async with self._call(operation):
             cursor = self.database[collection].find(query, sort=list(sort), limit=limit, batch_size=limit)
             documents: list[Document] = await cursor.to_list(limit)
         return documents
 
     async def command(self, command: Mapping[str, Any], *, operation: str) -> Document:
         """Run one database command and return its answer."""
-        with translating(operation):
+        async with self._call(operation):
             answer: Document = await self.database.command(dict(command))
         return answer
 
+    @asynccontextmanager
+    async def _call(self, operation: str) -> AsyncIterator[None]:
+        """Make one call of the driver, and never more at a time than it has connections.
+
+        PyMongo's own queue for a connection does not survive cancellations: callers that wait in
+        it may never be woken. So nobody waits there.
+        """
+        with self.under_way, translating(operation):
+            async with asyncio.timeout(self.settings.mongo_timeout.total_seconds()):
+                await self._free.acquire()
+            self._at_work += 1
+            try:
+                yield
+            finally:
+                self._at_work -= 1
+                self._free.release()
+
     async def ask(self, *, operation: str) -> Answer:
-        with translating(operation):
+        async with self._call(operation):
             hello = await self.opened.admin.command("hello")
-            build = await self.opened.admin.command("buildInfo")
+            if not self._version:
+                self._version = str((await self.opened.admin.command("buildInfo"))["version"])
         role: Role = (
             "primary" if hello["isWritablePrimary"] else "replica" if hello.get("secondary") else "unknown"
         )
-        return Answer(str(build["version"]), role)
+        return Answer(self._version, role)
 
     def pool_usage(self) -> PoolUsage | None:
         if self._client is None:
             return None
-        return PoolUsage(size=self._pool.size, in_use=self._pool.in_use, limit=self.settings.mongo_pool_size)
+        return PoolUsage(size=self._pool.size, in_use=self._at_work, limit=self.settings.mongo_pool_size)
 
     async def _connect(self) -> Client:
         settings = self.settings
@@ -82,6 +105,9 @@ class MongoStore(Store[Client]):
             "waitQueueTimeoutMS": settings.mongo_timeout,
         }
         self._pool = PoolCounter()
+        self._free = asyncio.Semaphore(settings.mongo_pool_size)
+        self._at_work = 0
+        self._version = ""
         with translating("open"):
             return load(settings.mongo_driver).connect(
                 settings.mongo_url.get_secret_value(),

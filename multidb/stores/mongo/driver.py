@@ -2,8 +2,8 @@
 
 Motor is past its end of life and PyMongo's own async client succeeds it; until the last
 application has moved, both are supported. Their collections take the same calls and return
-awaitables; what differs between them is named here, once, and `motor.py` is deleted the day
-Motor goes.
+awaitables; what differs between them is named here, once, and `motor_driver.py` is
+deleted the day Motor goes.
 """
 
 from importlib import import_module

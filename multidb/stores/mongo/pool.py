@@ -1,4 +1,4 @@
-"""How many connections the MongoDB client has open and at work, counted from the driver's own events."""
+"""How many connections the MongoDB client has open, counted from the driver's own events."""
 
 import threading
 
@@ -13,24 +13,18 @@ class PoolCounter(monitoring.ConnectionPoolListener):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.size = 0
-        self.in_use = 0
-
-    def _add(self, *, size: int = 0, in_use: int = 0) -> None:
-        with self._lock:
-            self.size += size
-            self.in_use += in_use
 
     def connection_created(self, event: monitoring.ConnectionCreatedEvent) -> None:
-        self._add(size=1)
+        with self._lock:
+            self.size += 1
 
     def connection_closed(self, event: monitoring.ConnectionClosedEvent) -> None:
-        self._add(size=-1)
+        with self._lock:
+            self.size -= 1
 
-    def connection_checked_out(self, event: monitoring.ConnectionCheckedOutEvent) -> None:
-        self._add(in_use=1)
+    def connection_checked_out(self, event: monitoring.ConnectionCheckedOutEvent) -> None: ...
 
-    def connection_checked_in(self, event: monitoring.ConnectionCheckedInEvent) -> None:
-        self._add(in_use=-1)
+    def connection_checked_in(self, event: monitoring.ConnectionCheckedInEvent) -> None: ...
 
     def pool_created(self, event: monitoring.PoolCreatedEvent) -> None: ...
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
+from multidb.errors import TransactionError
 from multidb.models.health import PoolUsage
 from multidb.settings import PostgresSettings, Settings
 from multidb.stores.batching import Batcher
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
 else:
     Pool = asyncpg.Pool
+
+_log = logging.getLogger("multidb.postgres")
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -80,7 +84,9 @@ class PostgresStore(Store[Pool]):
                 return await connection.fetch(statement.sql, *statement.arguments(values))
 
     def batcher(
-        self, one: Callable[[K], Awaitable[V | None]], many: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]]
+        self,
+        one: Callable[[K], Awaitable[V | None]],
+        many: Callable[[Sequence[K]], Awaitable[Mapping[K, V | Exception]]],
     ) -> Batcher[K, V]:
         """Return a batcher whose round trips have ended when `close` returns."""
         batcher = Batcher(one, many)
@@ -106,14 +112,15 @@ class PostgresStore(Store[Pool]):
         """Begin a transaction, or a savepoint where one is ambient.
 
         Commits at the end of the block; an error or a cancellation inside rolls back.
-        Raises: UnavailableError if the connection breaks, also while committing: then whether
-        it committed is not known.
+        Raises: TransactionError at the end of the block if a statement in it failed outside a
+        savepoint, for then nothing was committed; UnavailableError if the connection breaks,
+        also while committing: then whether it committed is not known.
         """
         outer = transaction_of(self)
         transaction = None
         if outer is not None:
             try:
-                async with self._begin(outer.connection, outer) as transaction:
+                async with self._begin(outer.connection, outer.depth + 1) as transaction:
                     yield transaction
             finally:
                 # Also after a cancellation, which may come when the savepoint was released already
@@ -121,16 +128,17 @@ class PostgresStore(Store[Pool]):
                 if transaction is not None:
                     outer.after_commit += transaction.after_commit
             return
-        try:
-            async with (
-                self._pooled("transaction") as connection,
-                self._begin(connection, None) as transaction,
-            ):
-                yield transaction
-        finally:
-            # Also after an error: a COMMIT whose answer was lost may have happened.
-            if transaction is not None and transaction.after_commit:
-                await complete(_run_all(transaction.after_commit))
+        with self.under_way:
+            try:
+                async with (
+                    self._pooled("transaction") as connection,
+                    self._begin(connection, 0) as transaction,
+                ):
+                    yield transaction
+            finally:
+                # Also after an error: a COMMIT whose answer was lost may have happened.
+                if transaction is not None and transaction.after_commit:
+                    await complete(_run_all(transaction.after_commit))
 
     async def after_commit(self, action: AfterCommit) -> None:
         """Run `action` once what was written is committed: now, outside a transaction.
@@ -141,7 +149,8 @@ class PostgresStore(Store[Pool]):
         if transaction is not None:
             transaction.after_commit.append(action)
         else:
-            await complete(_run_all([action]))
+            with self.under_way:
+                await complete(_run_all([action]))
 
     @property
     def in_transaction(self) -> bool:
@@ -187,23 +196,46 @@ class PostgresStore(Store[Pool]):
         )
 
     @asynccontextmanager
-    async def _begin(self, connection: Connection, outer: Transaction | None) -> AsyncIterator[Transaction]:
-        transaction = Transaction(self, connection, outer)
-        block = connection.transaction()
-        # Translated are the statements, not the body: its errors are the caller's own.
-        with translating("transaction"):
-            await block.start()
-        token = enter(transaction)
+    async def _begin(self, connection: Connection, depth: int) -> AsyncIterator[Transaction]:
+        transaction = Transaction(self, connection, depth)
+        begin, end, undo = _statements(depth)
+        # Translated are the statements, not the body: its errors are the caller's own. Each runs to
+        # its end, for a transaction half begun or half ended can only be thrown away.
+        tag: str | None = None
+
+        async def send_end() -> None:
+            nonlocal tag
+            tag = await connection.execute(end)
+
+        ending = False
         try:
-            yield transaction
+            with translating("transaction"):
+                await complete(connection.execute(begin))
+            token = enter(transaction)
+            try:
+                yield transaction
+            finally:
+                leave(transaction, token)
+            ending = True
+            with translating("transaction"):
+                await complete(send_end())
+            if tag == "ROLLBACK":
+                # PostgreSQL's answer to COMMIT where a statement has failed: no error, and no commit.
+                raise TransactionError(  # noqa: TRY301 - nothing of it stands, like after any failure
+                    "rolled back: a statement in it failed, and its error was caught; put what may "
+                    "fail into a savepoint of its own, `async with db.transaction()`",
+                    store="postgres",
+                    operation="transaction",
+                )
         except BaseException:
-            leave(transaction, token)
-            transaction.after_commit.clear()
-            await complete(_heedless(block.rollback))
+            # A cancellation may have come when all was done; and a COMMIT without an answer may
+            # have happened, where a savepoint's release without one is undone.
+            done = tag is not None and tag != "ROLLBACK"
+            unknown = ending and tag is None and depth == 0
+            if not done and not unknown:
+                transaction.after_commit.clear()
+                await complete(_heedless(partial(connection.execute, undo)))
             raise
-        leave(transaction, token)
-        with translating("transaction"):
-            await complete(block.commit())
 
     @asynccontextmanager
     async def _connection(self, operation: str) -> AsyncIterator[Connection]:
@@ -256,6 +288,18 @@ class PostgresStore(Store[Pool]):
             await batcher.close()
 
 
+def _statements(depth: int) -> tuple[str, str, str]:
+    """Return what begins, ends and undoes a transaction, or a savepoint `depth` deep in one."""
+    if depth == 0:
+        return "BEGIN", "COMMIT", "ROLLBACK"
+    name = f"multidb_{depth}"
+    return (
+        f"SAVEPOINT {name}",
+        f"RELEASE SAVEPOINT {name}",
+        f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}",
+    )
+
+
 class _Borrowed:
     """A pooled connection in SQLAlchemy's hands: closing it gives it back."""
 
@@ -267,10 +311,25 @@ class _Borrowed:
         return getattr(self._connection, name)
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's signature
-        # Whoever had it may have changed settings, or listened.
-        if not self._connection.is_closed():
-            await self._connection.reset(timeout=timeout)
-        await self._pool.release(self._connection)
+        try:
+            if not self.is_closed():
+                # Whoever had it may have changed settings, or listened.
+                await self._connection.reset(timeout=timeout)
+        except BaseException:
+            self.terminate()
+            raise
+        finally:
+            await _heedless(partial(self._pool.release, self._connection))
+
+    def is_closed(self) -> bool:
+        try:
+            return self._connection.is_closed()
+        except asyncpg.InterfaceError:
+            return True  # it broke, and has left the pool's hands already
+
+    def terminate(self) -> None:
+        if not self.is_closed():
+            self._connection.terminate()
 
 
 async def _use_json(connection: Any) -> None:
@@ -301,11 +360,15 @@ async def _leave_as_it_is(_: object) -> None:
 
 
 async def _run_all(actions: Sequence[AfterCommit]) -> None:
+    """Run every action, whatever becomes of the others: what is committed cannot fail any more."""
     for action in actions:
-        await action()
+        try:
+            await action()
+        except Exception:
+            _log.exception("an action after a commit failed")
 
 
-async def _heedless(end: Callable[[], Awaitable[None]]) -> None:
+async def _heedless(end: Callable[[], Awaitable[Any]]) -> None:
     """Roll back or release, whatever comes of it: a connection that broke has ended by itself."""
     with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
         await end()

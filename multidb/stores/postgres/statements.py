@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeEngine
 
-__all__ = ["DIALECT", "Statement", "encoder"]
+__all__ = ["DIALECT", "Statement", "decodes", "encoder"]
 
 DIALECT: Dialect = asyncpg_dialect()  # type: ignore[no-untyped-call]
 
@@ -18,6 +18,11 @@ Encoder: TypeAlias = Callable[[Any], Any]
 def encoder(type_: TypeEngine[Any]) -> Encoder | None:
     """Return how a value of this column type becomes what asyncpg takes; None for as it is."""
     return type_.dialect_impl(DIALECT).bind_processor(DIALECT)
+
+
+def decodes(type_: TypeEngine[Any]) -> bool:
+    """Tell whether SQLAlchemy itself would turn what asyncpg gives into something else."""
+    return type_.dialect_impl(DIALECT).result_processor(DIALECT, None) is not None
 
 
 class Statement:
@@ -42,4 +47,8 @@ class Statement:
     def arguments(self, values: Mapping[str, Any] | None = None) -> list[Any]:
         """Return the arguments: `values` by name, else what the expression itself holds."""
         given = self._defaults if values is None else {**self._defaults, **values}
-        return [given[name] if encode is None else encode(given[name]) for name, encode in self._arguments]
+        return [
+            # None is SQL's NULL, also where JSON has a null of its own.
+            given[name] if encode is None or given[name] is None else encode(given[name])
+            for name, encode in self._arguments
+        ]

@@ -8,6 +8,7 @@ finds it is told so. Once it has ended, a task that still carries it is on its o
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -33,10 +34,13 @@ _ambient: ContextVar["Transaction | None"] = ContextVar("multidb_transaction", d
 class Transaction:
     """A transaction on one PostgreSQL connection, or a savepoint within one."""
 
-    def __init__(self, owner: object, connection: Connection, outer: "Transaction | None") -> None:
+    def __init__(self, owner: object, connection: Connection, depth: int) -> None:
         self.owner = owner
         self.connection = connection
-        self.outer = outer
+        #: 0 for the transaction itself, 1 for a savepoint in it, and so on.
+        self.depth = depth
+        #: What was ambient before: a savepoint's transaction, or one on another database.
+        self.outer = _ambient.get()
         self.task = asyncio.current_task()
         self.ended = False
         self.after_commit: list[AfterCommit] = []
@@ -50,7 +54,10 @@ def enter(transaction: Transaction) -> Token[Transaction | None]:
 def leave(transaction: Transaction, token: Token[Transaction | None]) -> None:
     """End `transaction`: what was ambient before it is ambient again."""
     transaction.ended = True
-    _ambient.reset(token)
+    # Left in another context than it was entered in, as an async generator may be, it stays in
+    # that one; having ended, it is not seen there.
+    with suppress(ValueError):
+        _ambient.reset(token)
 
 
 def transaction_of(owner: object) -> Transaction | None:

@@ -11,6 +11,7 @@ from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
 from redis.maint_notifications import MaintNotificationsConfig
 
+from multidb.errors import ConfigurationError
 from multidb.models.health import PoolUsage, Role
 from multidb.settings import Settings
 from multidb.stores.redis.errors import translating
@@ -43,14 +44,14 @@ class RedisStore(Store[Redis]):
 
     async def get(self, key: Key, *, operation: str) -> bytes | None:
         """Return the string at `key`, or None."""
-        with translating(operation):
+        with self.under_way, translating(operation):
             value = await self.opened.get(key)
         return cast(bytes | None, value)
 
     async def delete(self, keys: Iterable[Key], *, operation: str) -> None:
         """Delete the keys that exist, in one round trip."""
         client = self.opened
-        with translating(operation):
+        with self.under_way, translating(operation):
             # One command a key, not one for all: on a cluster they lie in different slots.
             pipeline = client.pipeline(transaction=False)
             for key in keys:
@@ -67,7 +68,7 @@ class RedisStore(Store[Redis]):
         loaded = self._scripts.get(script)
         if loaded is None:
             loaded = self._scripts[script] = client.register_script(_source(script))
-        with translating(operation):
+        with self.under_way, translating(operation):
             return await loaded(keys=list(keys), args=list(arguments))
 
     async def ask(self, *, operation: str) -> Answer:
@@ -104,6 +105,8 @@ class RedisStore(Store[Redis]):
                 maint_notifications_config=MaintNotificationsConfig(enabled=False),
                 client_name="multidb",
             )
+        if pool.connection_kwargs.get("decode_responses"):
+            raise ConfigurationError("MULTIDB_REDIS_URL must not set `decode_responses`: values are bytes")
         return Redis(connection_pool=pool)
 
     async def _disconnect(self, client: Redis) -> None:
