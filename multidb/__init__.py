@@ -44,6 +44,7 @@ from multidb.models import (
 from multidb.repositories.mongo import MongoRepository
 from multidb.repositories.postgres import PostgresRepository
 from multidb.settings import Settings
+from multidb.stores.postgres.ambient import Transaction
 
 __all__ = [
     "AlreadyExistsError",
@@ -80,6 +81,7 @@ __all__ = [
     "StoreHealth",
     "StoreTimeoutError",
     "SystemLog",
+    "Transaction",
     "TransactionError",
     "UnavailableError",
     "User",

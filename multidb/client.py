@@ -1,5 +1,6 @@
 """`MultiDB`: the three stores as one, wired."""
 
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from datetime import timedelta
@@ -10,7 +11,7 @@ from typing import ParamSpec, Self, TypeVar, cast
 from multidb.cache.aside import CacheAside, uncached
 from multidb.cache.decorator import CachedFunction, Declaration
 from multidb.connections import ConnectionManager
-from multidb.errors import ConfigurationError
+from multidb.errors import ConfigurationError, DataError
 from multidb.models.health import Health
 from multidb.registry import BUILT_IN, route_all
 from multidb.repositories.companies import CompanyRepository
@@ -21,8 +22,9 @@ from multidb.repositories.users import UserRepository
 from multidb.settings import Settings
 from multidb.stores.cursor import CursorCodec
 from multidb.stores.mongo.client import MongoStore
+from multidb.stores.postgres.ambient import Transaction
 from multidb.stores.postgres.engine import PostgresStore
-from multidb.stores.postgres.transactions import Transaction
+from multidb.stores.postgres.transactions import Isolation, Options
 from multidb.stores.redis.client import RedisStore
 
 __all__ = ["MultiDB"]
@@ -141,17 +143,58 @@ class MultiDB:
 
     # --- one unit of work
 
-    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+    def transaction(
+        self,
+        *,
+        isolation: Isolation | None = None,
+        read_only: bool = False,
+        timeout: timedelta | None = None,
+    ) -> AbstractAsyncContextManager[Transaction]:
         """Begin a PostgreSQL transaction that every repository called in this task joins.
 
-        It commits at the end of the block, and rolls back on an error or a cancellation. Nested,
-        it is a savepoint. It covers PostgreSQL alone: writes to MongoDB and Redis made inside
-        happen at once, and stay if it rolls back.
+        It commits at the end of the block, and rolls back on an error, on a cancellation, and when
+        `timeout` has passed before its end. Nested, it is a savepoint, and takes no options. It
+        covers PostgreSQL alone: writes to MongoDB and Redis made inside happen at once, and stay
+        if it rolls back. `on_commit` of what the block gets runs a function after the commit.
 
         Raises: UnavailableError if the connection breaks: during the commit, whether it
-        happened is not known. TransactionError if the ambient transaction is another task's.
+        happened is not known. StoreTimeoutError. TransactionError if the ambient transaction is
+        another task's, or a statement in this one failed and its error was caught; ConflictError,
+        retryable, if PostgreSQL cannot put concurrent transactions in an order.
         """
-        return self._connections.postgres.transaction()
+        options = Options(isolation=isolation, read_only=read_only, timeout=timeout)
+        return self._connections.postgres.transactions.begin(options)
+
+    async def run_transaction(
+        self,
+        work: Callable[[], Awaitable[R]] | Callable[[Transaction], Awaitable[R]],
+        *,
+        attempts: int = 5,
+        isolation: Isolation | None = None,
+        read_only: bool = False,
+        timeout: timedelta | None = None,  # noqa: ASYNC109 - of the transaction, and it rolls back
+    ) -> R:
+        """Run `work` inside `transaction(...)` and return what it returns, replayed where that may help.
+
+        It is called again from the start, up to `attempts` times in all and after a short pause at
+        random, when PostgreSQL says that another try may succeed: a serialization failure, a
+        deadlock, a statement whose table was changed. So `work` must do nothing outside
+        PostgreSQL that must not happen twice; `on_commit` is for that. Inside a transaction it
+        runs once, for only the whole can be replayed. If `work` has a parameter, it is given the
+        transaction.
+
+        Raises: what `transaction` does, and what `work` raises.
+        """
+        if attempts < 1:
+            raise DataError("`attempts` must be 1 or more", operation="run_transaction")
+        options = Options(isolation=isolation, read_only=read_only, timeout=timeout)
+        with_transaction = cast(Callable[[Transaction], Awaitable[R]], work)
+        if not inspect.signature(work).parameters:
+            alone = cast(Callable[[], Awaitable[R]], work)
+            with_transaction = lambda _: alone()  # noqa: E731 - the same call, with what it ignores
+        return await self._connections.postgres.transactions.run(
+            with_transaction, attempts=attempts, options=options
+        )
 
     # --- the cache
 

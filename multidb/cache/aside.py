@@ -68,7 +68,7 @@ class CacheAside:
     @property
     def bypassed(self) -> bool:
         """Whether a read made here goes to the store: inside `uncached()` or a transaction."""
-        return _uncached.get() or self._postgres.in_transaction
+        return _uncached.get() or self._postgres.transactions.current() is not None
 
     def pattern(self, key: str) -> KeyPattern:
         """Return the key pattern of entries, with the prefix of the settings in front."""
@@ -124,7 +124,7 @@ class CacheAside:
                 while len(self._owed) > _MAX_OWED:
                     self._owed.pop(next(iter(self._owed)))
 
-        await self._postgres.after_commit(delete)
+        await self._postgres.transactions.after_commit(delete)
 
     async def _settle(self, operation: str) -> None:
         """Delete the entries whose invalidation did not reach Redis; until then read none at all."""

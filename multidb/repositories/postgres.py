@@ -284,7 +284,7 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
     # --- how
 
     async def _load(self, id: UUID) -> ModelT | None:
-        if self._resources.postgres.in_transaction:
+        if self._resources.postgres.transactions.current() is not None:
             return await self._load_one(id)
         return await self._batcher.get(id)
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 from collections.abc import Coroutine
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import pytest
@@ -10,9 +11,13 @@ from sqlalchemy.exc import DBAPIError
 
 from multidb import (
     AlreadyExistsError,
+    ConflictError,
     ConstraintError,
+    DataError,
     MultiDB,
     NewUser,
+    StoreTimeoutError,
+    Transaction,
     TransactionError,
     UnavailableError,
     User,
@@ -154,8 +159,8 @@ async def test_one_failing_action_after_a_commit_does_not_stop_the_others(db: Mu
 
     async with db.transaction():
         await db.users.update(user.id, name="New")
-        await db.postgres.after_commit(fails)
-        await db.postgres.after_commit(works)
+        await db.postgres.transactions.after_commit(fails)
+        await db.postgres.transactions.after_commit(works)
     assert done == ["works"]
     assert "an action after a commit failed" in caplog.text
     assert (await db.users.fetch(user.id)).name == "New"
@@ -279,3 +284,163 @@ async def test_a_commit_that_is_refused_is_told(db: MultiDB):
     assert caught.value.operation == "transaction"
     assert await db.users.count() == 0
     assert idle(db)
+
+
+# --- options, and what follows a commit
+
+
+async def test_a_serialization_failure_is_replayed_from_the_start(db: MultiDB, user: User):
+    """Two read what the other is about to write: one of them must run again."""
+    other = await db.users.add(new_user(1))
+    runs: list[str] = []
+    both_have_read = asyncio.Barrier(2)
+
+    async def copy_name(source: User, target: User) -> User:
+        runs.append(target.email)
+        name = (await db.users.fetch(source.id)).name
+        if len(runs) <= 2:
+            await both_have_read.wait()
+        return await db.users.update(target.id, name=name)
+
+    await asyncio.gather(
+        db.run_transaction(lambda: copy_name(user, other), isolation="serializable"),
+        db.run_transaction(lambda: copy_name(other, user), isolation="serializable"),
+    )
+    assert len(runs) == 3
+    names = {(await db.users.fetch(each.id)).name for each in (user, other)}
+    assert len(names) == 1
+    assert idle(db)
+
+
+async def test_a_deadlock_is_replayed(db: MultiDB, user: User):
+    other = await db.users.add(new_user(1))
+    runs = 0
+    both_hold = asyncio.Barrier(2)
+
+    async def lock(first: User, second: User) -> None:
+        nonlocal runs
+        runs += 1
+        await db.users.update(first.id, name="x")
+        if runs <= 2:
+            await both_hold.wait()
+        await db.users.update(second.id, name="y")
+
+    await asyncio.gather(
+        db.run_transaction(lambda: lock(user, other)), db.run_transaction(lambda: lock(other, user))
+    )
+    assert runs == 3
+    assert {(await db.users.fetch(each.id)).version for each in (user, other)} == {3}
+
+
+async def test_what_no_replay_can_mend_is_raised_at_once(db: MultiDB, user: User):
+    runs = 0
+
+    async def stale() -> None:
+        nonlocal runs
+        runs += 1
+        await db.users.update(user.id, name="x", version=7)
+
+    with pytest.raises(ConflictError):
+        await db.run_transaction(stale)
+    assert runs == 1
+
+
+async def test_replays_end_after_so_many_attempts(db: MultiDB):
+    runs = 0
+
+    async def always() -> None:
+        nonlocal runs
+        runs += 1
+        raise ConflictError("as a serialization failure is told", retryable=True)
+
+    with pytest.raises(ConflictError) as caught:
+        await db.run_transaction(always, attempts=3)
+    assert caught.value.retryable
+    assert runs == 3
+    with pytest.raises(DataError, match="`attempts`"):
+        await db.run_transaction(always, attempts=0)
+
+
+async def test_inside_a_transaction_only_the_whole_is_replayed(db: MultiDB):
+    runs = 0
+
+    async def inner(transaction: Transaction) -> None:
+        nonlocal runs
+        runs += 1
+        assert transaction.depth == 1
+        if runs == 1:
+            raise ConflictError("as a deadlock is told", retryable=True)
+
+    async def outer() -> str:
+        await db.run_transaction(inner)
+        return "done"
+
+    with pytest.raises(ConflictError):
+        async with db.transaction():
+            await db.run_transaction(inner)
+    assert runs == 1
+    runs = 0
+    assert await db.run_transaction(outer) == "done"
+    assert runs == 2
+
+
+async def test_read_only_refuses_writes(db: MultiDB, user: User):
+    with pytest.raises(TransactionError):
+        async with db.transaction(read_only=True):
+            assert await db.users.fetch(user.id) == user
+            await db.users.update(user.id, name="Never")
+    assert await db.users.fetch(user.id) == user
+
+
+async def test_repeatable_read_sees_one_moment(db: MultiDB, user: User):
+    async with db.transaction(isolation="repeatable read"):
+        assert await db.users.count() == 1
+        await outside(db.users.add(new_user(1)))
+        assert await db.users.count() == 1
+    assert await db.users.count() == 2
+
+
+async def test_a_transaction_that_takes_too_long_is_rolled_back(db: MultiDB, user: User):
+    with pytest.raises(StoreTimeoutError):
+        async with db.transaction(timeout=timedelta(milliseconds=50)):
+            await db.users.update(user.id, name="Never")
+            await asyncio.Event().wait()
+    assert await db.users.fetch(user.id) == user
+    assert idle(db)
+
+
+async def test_options_belong_to_the_outermost(db: MultiDB):
+    async with db.transaction():
+        with pytest.raises(TransactionError, match="savepoint"):
+            async with db.transaction(isolation="serializable"):
+                pass
+        assert await db.users.count() == 0
+
+
+async def test_on_commit_runs_after_the_commit_in_order_and_only_then(db: MultiDB, user: User):
+    seen: list[str] = []
+
+    def record(name: str):
+        async def action() -> None:
+            # By now it is committed, and no transaction is ambient.
+            seen.append(f"{name}: {(await outside(db.users.fetch(user.id))).name}")
+
+        return action
+
+    async with db.transaction() as transaction:
+        transaction.on_commit(record("first"))
+        await db.users.update(user.id, name="New")
+        async with db.transaction() as kept:
+            kept.on_commit(record("second"))
+        with pytest.raises(KeyError):
+            async with db.transaction() as undone:
+                undone.on_commit(record("never"))
+                raise KeyError
+        assert seen == []
+    assert seen == ["first: New", "second: New"]
+
+    with pytest.raises(KeyError):
+        async with db.transaction() as transaction:
+            transaction.on_commit(record("never"))
+            raise KeyError
+    assert len(seen) == 2

@@ -2,30 +2,21 @@
 
 import asyncio
 import json
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-from multidb.errors import TransactionError
 from multidb.models.health import PoolUsage
 from multidb.settings import PostgresSettings, Settings
 from multidb.stores.batching import Batcher
-from multidb.stores.completion import complete
-from multidb.stores.postgres.errors import translating
+from multidb.stores.postgres.ambient import Connection
+from multidb.stores.postgres.errors import heedless, translating
 from multidb.stores.postgres.statements import Statement
-from multidb.stores.postgres.transactions import (
-    AfterCommit,
-    Connection,
-    Transaction,
-    enter,
-    leave,
-    transaction_of,
-)
+from multidb.stores.postgres.transactions import Transactions
 from multidb.stores.store import Answer, Store
 
 __all__ = ["PostgresStore", "Record", "connect"]
@@ -36,8 +27,6 @@ if TYPE_CHECKING:
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
 else:
     Pool = asyncpg.Pool
-
-_log = logging.getLogger("multidb.postgres")
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -64,6 +53,7 @@ class PostgresStore(Store[Pool]):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
+        self.transactions = Transactions(self._pooled, lambda: self.under_way)
         self._engine: AsyncEngine | None = None
         self._batchers: list[Batcher[Any, Any]] = []
 
@@ -107,56 +97,6 @@ class PostgresStore(Store[Pool]):
             async with self._connection(operation) as connection:
                 await connection.copy_records_to_table(table, records=records, columns=list(columns))
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
-        """Begin a transaction, or a savepoint where one is ambient.
-
-        Commits at the end of the block; an error or a cancellation inside rolls back.
-        Raises: TransactionError at the end of the block if a statement in it failed outside a
-        savepoint, for then nothing was committed; UnavailableError if the connection breaks,
-        also while committing: then whether it committed is not known.
-        """
-        outer = transaction_of(self)
-        transaction = None
-        if outer is not None:
-            try:
-                async with self._begin(outer.connection, outer.depth + 1) as transaction:
-                    yield transaction
-            finally:
-                # Also after a cancellation, which may come when the savepoint was released already
-                # and be caught within the outer transaction. Rolled back, it has forgotten them.
-                if transaction is not None:
-                    outer.after_commit += transaction.after_commit
-            return
-        with self.under_way:
-            try:
-                async with (
-                    self._pooled("transaction") as connection,
-                    self._begin(connection, 0) as transaction,
-                ):
-                    yield transaction
-            finally:
-                # Also after an error: a COMMIT whose answer was lost may have happened.
-                if transaction is not None and transaction.after_commit:
-                    await complete(_run_all(transaction.after_commit))
-
-    async def after_commit(self, action: AfterCommit) -> None:
-        """Run `action` once what was written is committed: now, outside a transaction.
-
-        It runs to its end even if the caller is cancelled. A rolled-back savepoint forgets it.
-        """
-        transaction = transaction_of(self)
-        if transaction is not None:
-            transaction.after_commit.append(action)
-        else:
-            with self.under_way:
-                await complete(_run_all([action]))
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether a call made here joins a transaction."""
-        return transaction_of(self) is not None
-
     @property
     def engine(self) -> "AsyncEngine":
         """SQLAlchemy's engine, for what the repositories do not offer.
@@ -196,50 +136,8 @@ class PostgresStore(Store[Pool]):
         )
 
     @asynccontextmanager
-    async def _begin(self, connection: Connection, depth: int) -> AsyncIterator[Transaction]:
-        transaction = Transaction(self, connection, depth)
-        begin, end, undo = _statements(depth)
-        # Translated are the statements, not the body: its errors are the caller's own. Each runs to
-        # its end, for a transaction half begun or half ended can only be thrown away.
-        tag: str | None = None
-
-        async def send_end() -> None:
-            nonlocal tag
-            tag = await connection.execute(end)
-
-        ending = False
-        try:
-            with translating("transaction"):
-                await complete(connection.execute(begin))
-            token = enter(transaction)
-            try:
-                yield transaction
-            finally:
-                leave(transaction, token)
-            ending = True
-            with translating("transaction"):
-                await complete(send_end())
-            if tag == "ROLLBACK":
-                # PostgreSQL's answer to COMMIT where a statement has failed: no error, and no commit.
-                raise TransactionError(  # noqa: TRY301 - nothing of it stands, like after any failure
-                    "rolled back: a statement in it failed, and its error was caught; put what may "
-                    "fail into a savepoint of its own, `async with db.transaction()`",
-                    store="postgres",
-                    operation="transaction",
-                )
-        except BaseException:
-            # A cancellation may have come when all was done; and a COMMIT without an answer may
-            # have happened, where a savepoint's release without one is undone.
-            done = tag is not None and tag != "ROLLBACK"
-            unknown = ending and tag is None and depth == 0
-            if not done and not unknown:
-                transaction.after_commit.clear()
-                await complete(_heedless(partial(connection.execute, undo)))
-            raise
-
-    @asynccontextmanager
     async def _connection(self, operation: str) -> AsyncIterator[Connection]:
-        transaction = transaction_of(self)
+        transaction = self.transactions.current()
         if transaction is not None:
             yield transaction.connection
         else:
@@ -257,7 +155,7 @@ class PostgresStore(Store[Pool]):
             connection.terminate()  # out of step with the server: nobody must get it again
             raise
         finally:
-            await _heedless(partial(pool.release, connection))
+            await heedless(partial(pool.release, connection))
 
     async def _connect(self) -> Pool:
         settings = self.settings
@@ -288,18 +186,6 @@ class PostgresStore(Store[Pool]):
             await batcher.close()
 
 
-def _statements(depth: int) -> tuple[str, str, str]:
-    """Return what begins, ends and undoes a transaction, or a savepoint `depth` deep in one."""
-    if depth == 0:
-        return "BEGIN", "COMMIT", "ROLLBACK"
-    name = f"multidb_{depth}"
-    return (
-        f"SAVEPOINT {name}",
-        f"RELEASE SAVEPOINT {name}",
-        f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}",
-    )
-
-
 class _Borrowed:
     """A pooled connection in SQLAlchemy's hands: closing it gives it back."""
 
@@ -319,7 +205,7 @@ class _Borrowed:
             self.terminate()
             raise
         finally:
-            await _heedless(partial(self._pool.release, self._connection))
+            await heedless(partial(self._pool.release, self._connection))
 
     def is_closed(self) -> bool:
         try:
@@ -357,18 +243,3 @@ async def _leave_as_it_is(_: object) -> None:
 
     asyncpg still rolls back what a connection was left in the middle of.
     """
-
-
-async def _run_all(actions: Sequence[AfterCommit]) -> None:
-    """Run every action, whatever becomes of the others: what is committed cannot fail any more."""
-    for action in actions:
-        try:
-            await action()
-        except Exception:
-            _log.exception("an action after a commit failed")
-
-
-async def _heedless(end: Callable[[], Awaitable[Any]]) -> None:
-    """Roll back or release, whatever comes of it: a connection that broke has ended by itself."""
-    with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
-        await end()

@@ -5,7 +5,8 @@ server tells, only names and the SQLSTATE are repeated: its `message` and `detai
 """
 
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from multidb.errors import (
     UnavailableError,
 )
 
-__all__ = ["translate", "translating"]
+__all__ = ["heedless", "translate", "translating"]
 
 
 class _Kind(NamedTuple):
@@ -214,3 +215,9 @@ def _is_lost(connection: asyncpg.Connection) -> bool:
         return bool(connection.is_closed())
     except asyncpg.InterfaceError:
         return True  # a pool takes a connection that breaks away from its holder
+
+
+async def heedless(end: Callable[[], Awaitable[Any]]) -> None:
+    """Roll back or release, whatever comes of it: a connection that broke has ended by itself."""
+    with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+        await end()

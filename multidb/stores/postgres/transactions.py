@@ -1,78 +1,237 @@
-"""The ambient transaction: whoever calls a repository inside `async with db.transaction()` joins it.
-
-It is kept in a context variable, so it reaches every function called inside the block without
-being passed. A context is also copied into each new task, and two tasks on one connection would
-mix their statements; so a transaction belongs to the task that began it, and another task that
-finds it is told so. Once it has ended, a task that still carries it is on its own again.
-"""
+"""Transactions and savepoints: begun, ended and undone, and what follows a commit."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, TypeAlias
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Literal, TypeAlias, TypeVar
 
-from asyncpg.pool import PoolConnectionProxy
+from multidb.errors import (
+    ConflictError,
+    StoreError,
+    StoreTimeoutError,
+    TransactionError,
+    UnavailableError,
+)
+from multidb.stores.completion import complete
+from multidb.stores.postgres.ambient import (
+    AfterCommit,
+    Connection,
+    OnCommit,
+    Transaction,
+    enter,
+    leave,
+    transaction_of,
+)
+from multidb.stores.postgres.errors import heedless, translating
+from multidb.stores.store import UnderWay
 
-from multidb.errors import TransactionError
+__all__ = ["Isolation", "Options", "Transactions"]
 
-__all__ = ["Transaction", "enter", "leave", "transaction_of"]
+V = TypeVar("V")
 
-if TYPE_CHECKING:
-    import asyncpg
+_log = logging.getLogger("multidb.postgres")
 
-    Connection: TypeAlias = PoolConnectionProxy[asyncpg.Record]
-else:
-    Connection = PoolConnectionProxy
-
-#: Something to do once the outermost transaction's COMMIT has been sent, whatever became of it.
-AfterCommit: TypeAlias = Callable[[], Awaitable[None]]
-
-_ambient: ContextVar["Transaction | None"] = ContextVar("multidb_transaction", default=None)
-
-
-class Transaction:
-    """A transaction on one PostgreSQL connection, or a savepoint within one."""
-
-    def __init__(self, owner: object, connection: Connection, depth: int) -> None:
-        self.owner = owner
-        self.connection = connection
-        #: 0 for the transaction itself, 1 for a savepoint in it, and so on.
-        self.depth = depth
-        #: What was ambient before: a savepoint's transaction, or one on another database.
-        self.outer = _ambient.get()
-        self.task = asyncio.current_task()
-        self.ended = False
-        self.after_commit: list[AfterCommit] = []
-
-
-def enter(transaction: Transaction) -> Token[Transaction | None]:
-    """Make `transaction` the ambient one."""
-    return _ambient.set(transaction)
+Isolation: TypeAlias = Literal["read committed", "repeatable read", "serializable"]
 
 
-def leave(transaction: Transaction, token: Token[Transaction | None]) -> None:
-    """End `transaction`: what was ambient before it is ambient again."""
-    transaction.ended = True
-    # Left in another context than it was entered in, as an async generator may be, it stays in
-    # that one; having ended, it is not seen there.
-    with suppress(ValueError):
-        _ambient.reset(token)
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a transaction runs. The defaults are the server's."""
+
+    isolation: Isolation | None = None
+    read_only: bool = False
+    #: How long it may take, from BEGIN until COMMIT is sent; it is rolled back then.
+    timeout: timedelta | None = None
+
+    def begin(self) -> str:
+        """Return the statement that begins it."""
+        isolation = f" ISOLATION LEVEL {self.isolation.upper()}" if self.isolation else ""
+        return f"BEGIN{isolation}{' READ ONLY' if self.read_only else ''}"
 
 
-def transaction_of(owner: object) -> Transaction | None:
-    """Return the ambient transaction on `owner`, the store it was begun on, or None.
+#: Before a transaction is replayed, up to this many seconds, doubled each time.
+_PAUSE = 0.005
 
-    Raises: TransactionError if it belongs to another task.
-    """
-    transaction = _ambient.get()
-    while transaction is not None and (transaction.owner is not owner or transaction.ended):
-        transaction = transaction.outer
-    if transaction is not None and transaction.task is not asyncio.current_task():
-        raise TransactionError(
-            "this task was started inside a transaction that belongs to another task; call the "
-            "repository in the task that began it, or start this task with an empty context "
-            "(asyncio.create_task(..., context=contextvars.Context()))",
-            store="postgres",
-        )
-    return transaction
+#: The server's own ways.
+PLAIN = Options()
+
+
+class Transactions:
+    """The transactions of one store."""
+
+    def __init__(
+        self,
+        connection: Callable[[str], AbstractAsyncContextManager[Connection]],
+        under_way: Callable[[], UnderWay],
+    ) -> None:
+        self._connection = connection
+        self._under_way = under_way
+
+    def current(self) -> Transaction | None:
+        """Return the ambient transaction, or None. Raises: TransactionError if it is another task's."""
+        return transaction_of(self)
+
+    @asynccontextmanager
+    async def begin(self, options: Options = PLAIN) -> AsyncIterator[Transaction]:
+        """Begin a transaction, or a savepoint where one is ambient, which takes no options.
+
+        Commits at the end of the block; an error or a cancellation inside rolls back.
+        Raises: TransactionError at the end of the block if a statement in it failed outside a
+        savepoint, for then nothing was committed; StoreTimeoutError if it took longer than its
+        timeout; UnavailableError if the connection breaks, also while committing: then whether
+        it committed is not known.
+        """
+        outer = transaction_of(self)
+        if outer is None:
+            async with self._outermost(options) as transaction:
+                yield transaction
+            return
+        if options != PLAIN:
+            raise TransactionError(
+                "isolation, read_only and timeout belong to the outermost transaction; this is a savepoint",
+                store="postgres",
+                operation="transaction",
+            )
+        savepoint = None
+        try:
+            async with self._begin(outer.connection, outer.depth + 1, options) as savepoint:
+                yield savepoint
+        finally:
+            # Also after a cancellation, which may come when the savepoint was released already
+            # and be caught within the outer transaction. Rolled back, it has forgotten them.
+            if savepoint is not None:
+                outer.after_commit += savepoint.after_commit
+                outer.when_committed += savepoint.when_committed
+
+    async def run(self, work: Callable[[Transaction], Awaitable[V]], *, attempts: int, options: Options) -> V:
+        """Run `work` in a transaction, again from the start while PostgreSQL asks for that.
+
+        Inside a transaction it runs once: only the whole can be replayed.
+        """
+        for attempt in range(1, attempts + 1):
+            try:
+                async with self.begin(options) as transaction:
+                    return await work(transaction)
+            except (ConflictError, StoreError) as error:
+                # A connection that broke may have committed; that is for the caller to decide.
+                again = error.retryable and not isinstance(error, UnavailableError)
+                if not again or attempt == attempts or self.current() is not None:
+                    raise
+                await asyncio.sleep(random.uniform(0, _PAUSE * 2**attempt))  # noqa: S311 - it spreads, and is no secret
+        raise AssertionError("unreachable")
+
+    async def after_commit(self, action: AfterCommit) -> None:
+        """Run `action` once what was written is committed: now, outside a transaction.
+
+        It runs to its end even if the caller is cancelled. A rolled-back savepoint forgets it.
+        """
+        transaction = transaction_of(self)
+        if transaction is not None:
+            transaction.after_commit.append(action)
+        else:
+            with self._under_way():
+                await complete(_run_all([action]))
+
+    @asynccontextmanager
+    async def _outermost(self, options: Options) -> AsyncIterator[Transaction]:
+        transaction: Transaction | None = None
+        committed: list[OnCommit] = []
+        with self._under_way():
+            try:
+                async with (
+                    self._connection("transaction") as connection,
+                    self._begin(connection, 0, options) as transaction,
+                ):
+                    yield transaction
+                committed = transaction.when_committed
+            finally:
+                # Also after an error: a COMMIT whose answer was lost may have happened.
+                if transaction is not None and transaction.after_commit:
+                    await complete(_run_all(transaction.after_commit))
+        await _run_all(committed)
+
+    @asynccontextmanager
+    async def _begin(
+        self, connection: Connection, depth: int, options: Options
+    ) -> AsyncIterator[Transaction]:
+        transaction = Transaction(self, connection, depth)
+        begin, end, undo = _statements(depth, options)
+        # Translated are the statements, not the body: its errors are the caller's own. Each runs to
+        # its end, for a transaction half begun or half ended can only be thrown away.
+        tag: str | None = None
+
+        async def send_end() -> None:
+            nonlocal tag
+            tag = await connection.execute(end)
+
+        ending = False
+        try:
+            with translating("transaction"):
+                await complete(connection.execute(begin))
+            token = enter(transaction)
+            try:
+                async with _within(options.timeout):
+                    yield transaction
+            finally:
+                leave(transaction, token)
+            ending = True
+            with translating("transaction"):
+                await complete(send_end())
+            if tag == "ROLLBACK":
+                # PostgreSQL's answer to COMMIT where a statement has failed: no error, and no commit.
+                raise TransactionError(  # noqa: TRY301 - nothing of it stands, like after any failure
+                    "rolled back: a statement in it failed, and its error was caught; put what may "
+                    "fail into a savepoint of its own, `async with db.transaction()`",
+                    store="postgres",
+                    operation="transaction",
+                )
+        except BaseException:
+            # A cancellation may have come when all was done; and a COMMIT without an answer may
+            # have happened, where a savepoint's release without one is undone.
+            done = tag is not None and tag != "ROLLBACK"
+            unknown = ending and tag is None and depth == 0
+            if not done and not unknown:
+                transaction.forget()
+                await complete(heedless(partial(connection.execute, undo)))
+            raise
+
+
+def _statements(depth: int, options: Options) -> tuple[str, str, str]:
+    """Return what begins, ends and undoes a transaction, or a savepoint `depth` deep in one."""
+    if depth == 0:
+        return options.begin(), "COMMIT", "ROLLBACK"
+    name = f"multidb_{depth}"
+    return (
+        f"SAVEPOINT {name}",
+        f"RELEASE SAVEPOINT {name}",
+        f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}",
+    )
+
+
+@asynccontextmanager
+async def _within(limit: timedelta | None) -> AsyncIterator[None]:
+    """Cancel the body when its time is up. A TimeoutError of its own passes as it is."""
+    deadline = asyncio.timeout(None if limit is None else limit.total_seconds())
+    try:
+        async with deadline:
+            yield
+    except TimeoutError as error:
+        if not deadline.expired():
+            raise
+        raise StoreTimeoutError(
+            "it took longer than its timeout and was rolled back", store="postgres", operation="transaction"
+        ) from error
+
+
+async def _run_all(actions: Sequence[Callable[[], Awaitable[object]]]) -> None:
+    """Run every action, whatever becomes of the others: what is committed cannot fail any more."""
+    for action in actions:
+        try:
+            await action()
+        except Exception:
+            _log.exception("an action after a commit failed")
