@@ -402,7 +402,7 @@ async def test_repeatable_read_sees_one_moment(db: MultiDB, user: User):
 
 async def test_a_transaction_that_takes_too_long_is_rolled_back(db: MultiDB, user: User):
     with pytest.raises(StoreTimeoutError):
-        async with db.transaction(timeout=timedelta(milliseconds=50)):
+        async with asyncio.timeout(10), db.transaction(timeout=timedelta(milliseconds=50)):
             await db.users.update(user.id, name="Never")
             await asyncio.Event().wait()
     assert await db.users.fetch(user.id) == user
