@@ -14,7 +14,10 @@ from multidb.models.entity import Entity
 from multidb.models.page import Page
 from multidb.repositories.repository import (
     Repository,
+    checked_class,
+    checked_id,
     known_fields,
+    known_values,
     misdeclared,
     model_arguments,
     page_size,
@@ -69,9 +72,9 @@ class MongoRepository(Repository, Generic[ModelT]):
 
         Source: MongoDB; not cached.
         """
-        document = await self._resources.mongo.find_one(
-            self.collection, {"_id": id}, operation=self._operation("get")
-        )
+        operation = self._operation("get")
+        checked_id(id, operation)
+        document = await self._resources.mongo.find_one(self.collection, {"_id": id}, operation=operation)
         return self._model_of(document) if document is not None else None
 
     async def find(
@@ -112,7 +115,8 @@ class MongoRepository(Repository, Generic[ModelT]):
             following = self._resources.cursors.encode(position, query=binding)
         return Page(tuple(map(self._model_of, documents[:size])), following)
 
-    def _document_of(self, model: ModelT) -> dict[str, Any]:
+    def _document_of(self, model: ModelT, operation: str) -> dict[str, Any]:
+        checked_class(self.model, model, operation)
         document = model.model_dump(exclude_none=True)
         return {"_id": document.pop("id"), **document}
 
@@ -121,14 +125,14 @@ class MongoRepository(Repository, Generic[ModelT]):
         return cast(ModelT, validated(self.model, values, self._operation("read")))
 
     def _matching(self, filters: Sequence[Filter], equal: Mapping[str, Any], operation: str) -> list[Filter]:
-        known_fields(equal, self.model, operation)
+        values = known_values(self.model, equal, operation)
         for each in filters:
             if not isinstance(each, Mapping):
                 raise DataError(
                     "a filter must be a MongoDB query, such as {'level': 'error'}", operation=operation
                 )
         # $eq, or a mapping that came from outside would be taken for an operator.
-        named = [{_stored_name(name): {"$eq": value}} for name, value in equal.items()]
+        named = [{_stored_name(name): {"$eq": value}} for name, value in values.items()]
         return [*filters, *named]
 
     def _order(self, order_by: str | Sequence[str] | None, operation: str) -> list[tuple[str, int]]:

@@ -17,7 +17,10 @@ from multidb.repositories.declaration import changes_of, check_cache, check_fiel
 from multidb.repositories.repository import (
     Repository,
     Resources,
+    checked_class,
+    checked_id,
     known_fields,
+    known_values,
     misdeclared,
     model_arguments,
     page_size,
@@ -112,7 +115,7 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
         Never older than any write whose call had returned; inside a transaction, what it sees.
         Source: the cache where the entity is cached, then PostgreSQL.
         """
-        self._check_id(id, "get")
+        checked_id(id, self._operation("get"))
         if self.cache is None or self._resources.cache.bypassed:
             return await self._load(id)
         return await self._resources.cache.get(
@@ -140,7 +143,7 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
         """
         wanted = list(dict.fromkeys(ids))
         for id in wanted:
-            self._check_id(id, "get_many")
+            checked_id(id, self._operation("get_many"))
         if not wanted:
             return {}
         rows = await self._run("get_many", self._crud.get_many, {"ids": wanted})
@@ -240,7 +243,7 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
         Raises: NotFoundError; ConflictError if the row has another version by now;
         AlreadyExistsError; ConstraintError.
         """
-        self._check_id(id, "update")
+        checked_id(id, self._operation("update"))
         values = self._changed(changes, fields)
         if not values:
             row = await self._load(id)
@@ -258,7 +261,7 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
         Raises: ConflictError if `version` is given and the row has another by now;
         ConstraintError if other rows need it.
         """
-        self._check_id(id, "delete")
+        checked_id(id, self._operation("delete"))
         statement = self._crud.delete(versioned=version is not None)
         rows = await self._write("delete", statement, _given(id, version), id)
         if not rows and version is not None and await self._load(id) is not None:
@@ -271,7 +274,7 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
         Raises: NotFoundError if there never was one, or the table keeps no deleted rows;
         AlreadyExistsError if another row has taken a unique value of it meanwhile.
         """
-        self._check_id(id, "restore")
+        checked_id(id, self._operation("restore"))
         if self._crud.marks_deleted:
             rows = await self._write("restore", self._crud.restore(), _given(id), id)
             if rows:
@@ -322,20 +325,11 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
                 if self.cache is not None:
                     await self._resources.cache.invalidate([self._key(id)], operation=self._operation(name))
 
-    def _check_id(self, id: UUID, name: str) -> None:
-        # Another spelling of an id would be another cache entry, which no write invalidates, and
-        # in a batch it would be taken for another row.
-        if not isinstance(id, UUID):
-            raise DataError(f"`id` must be a UUID, not {type(id).__name__}", operation=self._operation(name))
-
     def _key(self, id: UUID) -> str:
         return self._cache_key.key({self._cache_key.fields[0]: id})
 
     def _new_values(self, new: NewT, name: str) -> dict[str, Any]:
-        if not isinstance(new, self.new_model):
-            raise DataError(
-                f"give a {self.new_model.__name__}, not {type(new).__name__}", operation=self._operation(name)
-            )
+        checked_class(self.new_model, new, self._operation(name))
         return self._columns_of(new.model_dump())
 
     def _columns_of(self, values: dict[str, Any]) -> dict[str, Any]:
@@ -351,21 +345,19 @@ class PostgresRepository(Repository, Generic[ModelT, NewT, ChangesT]):
             raise DataError("give the changes as one object or by name, not both", operation=operation)
         if changes is None:
             changes = cast(ChangesT, validated(self.changes_model, fields, operation))
-        elif not isinstance(changes, self.changes_model):
-            raise DataError(
-                f"give a {self.changes_model.__name__}, not {type(changes).__name__}", operation=operation
-            )
+        else:
+            checked_class(self.changes_model, changes, operation)
         return self._columns_of(changes.model_dump(exclude_unset=True))
 
     def _matching(self, filters: Sequence[Filter], equal: Mapping[str, Any], operation: str) -> list[Filter]:
-        known_fields(list(equal), self.model, operation)
+        values = known_values(self.model, equal, operation)
         for each in filters:
             if not isinstance(each, sa.ColumnElement):
                 raise DataError(
                     "a filter must be a SQLAlchemy expression, such as `table.c.name == value`",
                     operation=operation,
                 )
-        return [*filters, *(self.table.c[name] == value for name, value in equal.items())]
+        return [*filters, *(self.table.c[name] == value for name, value in values.items())]
 
     def _order(self, order_by: str | Sequence[str], operation: str) -> list[str]:
         names = [order_by] if isinstance(order_by, str) else list(order_by)

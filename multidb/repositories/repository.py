@@ -3,10 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
+from uuid import UUID
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from multidb.cache.aside import CacheAside
 from multidb.errors import ConfigurationError, DataError, StoreName
@@ -21,7 +23,10 @@ __all__ = [
     "MAX_PAGE",
     "Repository",
     "Resources",
+    "checked_class",
+    "checked_id",
     "known_fields",
+    "known_values",
     "misdeclared",
     "model_arguments",
     "page_size",
@@ -146,6 +151,45 @@ def known_fields(names: Iterable[str], model: type[BaseModel], operation: str) -
                 f"`{name}` is not a field of {model.__name__}; it has {', '.join(model.model_fields)}",
                 operation=operation,
             )
+
+
+def known_values(model: type[BaseModel], values: Mapping[str, Any], operation: str) -> dict[str, Any]:
+    """Return values to compare fields with, each as the field's own type; None is of every type.
+
+    Raises: DataError that names the field which does not exist, or whose type the value has not.
+    A value that the field's bounds would refuse is just one that nothing has.
+    """
+    known_fields(values, model, operation)
+    fitting: dict[str, Any] = {}
+    for name, value in values.items():
+        try:
+            fitting[name] = None if value is None else _reader(model, name).validate_python(value)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            raise DataError(f"`{name}` of {model.__name__}: {first['msg']}", operation=operation) from error
+    return fitting
+
+
+@cache
+def _reader(model: type[BaseModel], name: str) -> TypeAdapter[Any]:
+    kind, _ = plain_type(model.model_fields[name].annotation, nullable=True)
+    return TypeAdapter(kind)
+
+
+def checked_id(id: Any, operation: str) -> None:
+    """Raise: DataError if `id` is not a UUID.
+
+    Another spelling of an id would be another cache entry, which no write invalidates, and in a
+    batch it would be taken for another row.
+    """
+    if not isinstance(id, UUID):
+        raise DataError(f"`id` must be a UUID, not {type(id).__name__}", operation=operation)
+
+
+def checked_class(model: type[BaseModel], value: object, operation: str) -> None:
+    """Raise: DataError if `value` is not of the class that the call takes."""
+    if not isinstance(value, model):
+        raise DataError(f"give a {model.__name__}, not {type(value).__name__}", operation=operation)
 
 
 def plain_type(annotation: Any, *, nullable: bool) -> tuple[Any, tuple[Any, ...]]:

@@ -20,7 +20,7 @@ class SystemLogRepository(MongoRepository[SystemLog]):
         Raises: AlreadyExistsError if an entry with this id is stored: appending the same entry
         again after a lost answer never stores it twice.
         """
-        await self._resources.mongo.insert(
-            self.collection, self._document_of(entry), operation=self._operation("append")
-        )
+        operation = self._operation("append")
+        document = self._document_of(entry, operation)
+        await self._resources.mongo.insert(self.collection, document, operation=operation)
         return entry.id

@@ -145,6 +145,22 @@ async def test_a_value_is_never_taken_for_an_operator(db: MultiDB, subject: Subj
         assert page.items == ()
 
 
+async def test_a_value_of_the_wrong_type_is_refused_by_the_name_of_its_field(db: MultiDB, subject: Subject):
+    for wrong in (True, 7, [], object()):
+        with pytest.raises(DataError, match=f"`{subject.field}` of "):
+            await subject.repository(db).find(**{subject.field: wrong})
+    for wrong in ("x", None, 7):
+        with pytest.raises(DataError, match="`id` must be a UUID"):
+            await subject.repository(db).get(wrong)
+    # What the field's bounds would refuse is just what nothing has.
+    assert (await subject.repository(db).find(**{subject.field: ""})).items == ()
+
+
+async def test_what_is_no_document_is_refused(db: MultiDB):
+    with pytest.raises(DataError, match="give a SystemLog, not dict"):
+        await db.system_logs.append({"level": "info"})  # type: ignore[arg-type]
+
+
 async def test_what_has_no_order_is_refused(db: MultiDB):
     with pytest.raises(DataError, match="`-context` has no order"):
         await db.system_logs.find(order_by="-context")

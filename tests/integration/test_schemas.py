@@ -59,7 +59,7 @@ async def test_an_index_that_differs_is_told_and_left(db: MultiDB, multidb_setti
 )
 async def test_the_server_refuses_what_the_model_would(db: MultiDB, change: dict[str, object], field: str):
     """The validator stands for those who write past the repositories."""
-    document = db.system_logs._document_of(SystemLog(level="info", service="s", message="m")) | change
+    document = db.system_logs._document_of(SystemLog(level="info", service="s", message="m"), "test") | change
     with pytest.raises(ConstraintError) as caught:
         await db.mongo.insert("system_logs", document, operation="test")
     assert caught.value.columns == (field,)

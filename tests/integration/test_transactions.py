@@ -409,6 +409,13 @@ async def test_a_transaction_that_takes_too_long_is_rolled_back(db: MultiDB, use
     assert idle(db)
 
 
+async def test_an_isolation_there_is_not_is_refused(db: MultiDB):
+    with pytest.raises(DataError, match="`isolation` must be one of read committed"):
+        async with db.transaction(isolation="dirty"):  # type: ignore[arg-type]
+            pass
+    assert idle(db)
+
+
 async def test_options_belong_to_the_outermost(db: MultiDB):
     async with db.transaction():
         with pytest.raises(TransactionError, match="savepoint"):

@@ -8,10 +8,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 from multidb.errors import (
     ConflictError,
+    DataError,
     StoreError,
     StoreTimeoutError,
     TransactionError,
@@ -49,7 +50,11 @@ class Options:
     timeout: timedelta | None = None
 
     def begin(self) -> str:
-        """Return the statement that begins it."""
+        """Return the statement that begins it. Raises: DataError for an isolation there is not."""
+        if self.isolation not in {None, *get_args(Isolation)}:
+            raise DataError(
+                f"`isolation` must be one of {', '.join(get_args(Isolation))}", operation="transaction"
+            )
         isolation = f" ISOLATION LEVEL {self.isolation.upper()}" if self.isolation else ""
         return f"BEGIN{isolation}{' READ ONLY' if self.read_only else ''}"
 
