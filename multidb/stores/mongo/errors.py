@@ -4,8 +4,7 @@ Of what the server tells, only field names are repeated: `errmsg` and `keyValue`
 """
 
 from collections.abc import Iterator, Mapping
-from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 from bson.errors import BSONError
 from pymongo import errors as driver
@@ -22,38 +21,31 @@ from multidb.errors import (
     TransactionError,
     UnavailableError,
 )
+from multidb.stores.translation import Kind, Translating
 
 __all__ = ["translate", "translating"]
 
 
-class _Kind(NamedTuple):
-    """What an error becomes. `retryable` None: what its class says."""
-
-    error: type[MultiDBError]
-    message: str
-    retryable: bool | None = None
-
-
-_UNREACHED = _Kind(UnavailableError, "MongoDB could not be reached, or the connection broke")
-_ELECTING = _Kind(UnavailableError, "the MongoDB server is stopping or is not the primary")
-_TIMED_OUT = _Kind(StoreTimeoutError, "MongoDB did not answer in time; a write may have happened")
-_UNCONFIRMED = _Kind(StoreTimeoutError, "the write happened, but was not replicated in time")
-_DUPLICATE = _Kind(AlreadyExistsError, "another document already has this value")
-_CONFLICT = _Kind(ConflictError, "a concurrent operation changed the same documents", retryable=True)
-_UNFIT = _Kind(DataError, "a value does not fit its field")
-_NOT_UNICODE = _Kind(DataError, "a text holds code points that UTF-8 cannot write")
-_TOO_LARGE = _Kind(DataError, "the document is larger than MongoDB allows")
-_ENDED = _Kind(TransactionError, "the transaction has ended or does not allow this")
-_CURSOR_LOST = _Kind(StoreError, "the server dropped the cursor; read again from the start", retryable=True)
-_REFUSED_LOGIN = _Kind(
+_UNREACHED = Kind(UnavailableError, "MongoDB could not be reached, or the connection broke")
+_ELECTING = Kind(UnavailableError, "the MongoDB server is stopping or is not the primary")
+_TIMED_OUT = Kind(StoreTimeoutError, "MongoDB did not answer in time; a write may have happened")
+_UNCONFIRMED = Kind(StoreTimeoutError, "the write happened, but was not replicated in time")
+_DUPLICATE = Kind(AlreadyExistsError, "another document already has this value")
+_CONFLICT = Kind(ConflictError, "a concurrent operation changed the same documents", retryable=True)
+_UNFIT = Kind(DataError, "a value does not fit its field")
+_NOT_UNICODE = Kind(DataError, "a text holds code points that UTF-8 cannot write")
+_TOO_LARGE = Kind(DataError, "the document is larger than MongoDB allows")
+_ENDED = Kind(TransactionError, "the transaction has ended or does not allow this")
+_CURSOR_LOST = Kind(StoreError, "the server dropped the cursor; read again from the start", retryable=True)
+_REFUSED_LOGIN = Kind(
     ConfigurationError, "MongoDB refused the login; check the user and password in MULTIDB_MONGO_URL"
 )
-_STANDALONE = _Kind(ConfigurationError, "this needs a replica set; MULTIDB_MONGO_URL leads to a lone server")
-_OVERLOADED = _Kind(UnavailableError, "MongoDB is overloaded")
-_REFUSED = _Kind(StoreError, "MongoDB refused the operation or failed at it")
+_STANDALONE = Kind(ConfigurationError, "this needs a replica set; MULTIDB_MONGO_URL leads to a lone server")
+_OVERLOADED = Kind(UnavailableError, "MongoDB is overloaded")
+_REFUSED = Kind(StoreError, "MongoDB refused the operation or failed at it")
 
 #: https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml
-_BY_CODE: dict[int, _Kind] = {
+_BY_CODE: dict[int, Kind] = {
     # HostUnreachable, HostNotFound, StaleShardVersion, StaleEpoch, RetryChangeStream,
     # ConnectionPoolExpired, ReauthenticationRequired, SocketException, StaleConfig
     **dict.fromkeys((6, 7, 63, 150, 234, 317, 391, 9001, 13388), _UNREACHED),
@@ -68,16 +60,16 @@ _BY_CODE: dict[int, _Kind] = {
     64: _UNCONFIRMED,
     # DuplicateKey, also as older servers and findAndModify say it
     **dict.fromkeys((11000, 11001, 12582), _DUPLICATE),
-    48: _Kind(AlreadyExistsError, "the collection is there already"),
+    48: Kind(AlreadyExistsError, "the collection is there already"),
     # LockTimeout, LockBusy, WriteConflict, SnapshotTooOld, SnapshotUnavailable
     **dict.fromkeys((24, 46, 112, 239, 246), _CONFLICT),
     # TransactionTooOld, TransactionAborted, NoSuchTransaction, TransactionCommitted,
     # OperationNotSupportedInTransaction
     **dict.fromkeys((225, 244, 251, 256, 263), _ENDED),
     # TransactionExceededLifetimeLimitSeconds
-    290: _Kind(StoreTimeoutError, "the transaction took too long and was rolled back"),
+    290: Kind(StoreTimeoutError, "the transaction took too long and was rolled back"),
     # DocumentValidationFailure
-    121: _Kind(ConstraintError, "the document does not pass the collection's validator"),
+    121: Kind(ConstraintError, "the document does not pass the collection's validator"),
     # TypeMismatch, Overflow, InvalidBSON, PathNotViable
     **dict.fromkeys((14, 15, 22, 28), _UNFIT),
     # BSONObjectTooLarge, and the same of the document an update makes
@@ -85,46 +77,46 @@ _BY_CODE: dict[int, _Kind] = {
     # CursorNotFound, CursorKilled
     **dict.fromkeys((43, 237), _CURSOR_LOST),
     # Unauthorized
-    13: _Kind(StoreError, "the MongoDB user has no permission for this"),
+    13: Kind(StoreError, "the MongoDB user has no permission for this"),
     # AuthenticationFailed, MechanismUnavailable
     **dict.fromkeys((18, 334), _REFUSED_LOGIN),
     # NamespaceNotFound
-    26: _Kind(StoreError, "the collection does not exist; has `multidb migrate` run?"),
+    26: Kind(StoreError, "the collection does not exist; has `multidb migrate` run?"),
     # IngressRequestRateLimitExceeded
     462: _OVERLOADED,
     # Interrupted
-    11601: _Kind(StoreError, "the operation was interrupted on the server", retryable=True),
+    11601: Kind(StoreError, "the operation was interrupted on the server", retryable=True),
     # OutOfDiskSpace
-    14031: _Kind(UnavailableError, "MongoDB has no disk space left"),
+    14031: Kind(UnavailableError, "MongoDB has no disk space left"),
     # a change stream on a server outside a replica set
     40573: _STANDALONE,
 }
 
 #: By class, the nearest first, where no code decides.
-_BY_CLASS: dict[type, _Kind] = {
+_BY_CLASS: dict[type, Kind] = {
     driver.PyMongoError: _REFUSED,
     driver.ConnectionFailure: _UNREACHED,
     driver.NotPrimaryError: _ELECTING,
-    driver.ServerSelectionTimeoutError: _Kind(UnavailableError, "no MongoDB server could be reached in time"),
-    driver.WaitQueueTimeoutError: _Kind(StoreTimeoutError, "no connection of the pool was free in time"),
+    driver.ServerSelectionTimeoutError: Kind(UnavailableError, "no MongoDB server could be reached in time"),
+    driver.WaitQueueTimeoutError: Kind(StoreTimeoutError, "no connection of the pool was free in time"),
     driver.NetworkTimeout: _TIMED_OUT,
     driver.ExecutionTimeout: _TIMED_OUT,
     driver.WTimeoutError: _UNCONFIRMED,
     driver.DuplicateKeyError: _DUPLICATE,
     driver.CursorNotFound: _CURSOR_LOST,
-    driver.ConfigurationError: _Kind(ConfigurationError, "the driver cannot use MULTIDB_MONGO_URL"),
-    driver.InvalidName: _Kind(
+    driver.ConfigurationError: Kind(ConfigurationError, "the driver cannot use MULTIDB_MONGO_URL"),
+    driver.InvalidName: Kind(
         ConfigurationError, "a database or collection has a name MongoDB does not allow"
     ),
-    driver.InvalidOperation: _Kind(
+    driver.InvalidOperation: Kind(
         StoreError, "the driver refused the call: the client is closed, or the call is not valid now"
     ),
-    driver.CollectionInvalid: _Kind(StoreError, "the collection exists already, or is not as it should be"),
-    driver.EncryptionError: _Kind(StoreError, "encryption or decryption failed"),
-    driver.ProtocolError: _Kind(StoreError, "the driver could not understand MongoDB"),
+    driver.CollectionInvalid: Kind(StoreError, "the collection exists already, or is not as it should be"),
+    driver.EncryptionError: Kind(StoreError, "encryption or decryption failed"),
+    driver.ProtocolError: Kind(StoreError, "the driver could not understand MongoDB"),
     driver.DocumentTooLarge: _TOO_LARGE,
-    BSONError: _Kind(DataError, "a value cannot be written as BSON, or read from it"),
-    OverflowError: _Kind(DataError, "a whole number does not fit in eight bytes"),  # bson raises Python's
+    BSONError: Kind(DataError, "a value cannot be written as BSON, or read from it"),
+    OverflowError: Kind(DataError, "a whole number does not fit in eight bytes"),  # bson raises Python's
     UnicodeEncodeError: _NOT_UNICODE,
     TimeoutError: _TIMED_OUT,
     OSError: _UNREACHED,
@@ -132,32 +124,21 @@ _BY_CLASS: dict[type, _Kind] = {
 
 #: What the server or the driver says about a retry, and what that means where the code says nothing.
 #: https://github.com/mongodb/specifications: transactions, retryable-writes, client-backpressure
-_BY_LABEL: dict[str, _Kind] = {
+_BY_LABEL: dict[str, Kind] = {
     "TransientTransactionError": _CONFLICT,
-    "UnknownTransactionCommitResult": _Kind(UnavailableError, "the outcome of the commit is unknown"),
+    "UnknownTransactionCommitResult": Kind(UnavailableError, "the outcome of the commit is unknown"),
     "RetryableWriteError": _UNREACHED,
     "RetryableError": _OVERLOADED,
 }
 
 
-class translating:  # noqa: N801  reads as what it does: `with translating("system_logs.find"): ...`
+class translating(Translating):  # noqa: N801  reads as what it does: `with translating("system_logs.find"): ...`
     """Raise what MongoDB's driver raises inside as multidb's errors, and let all else pass."""
 
-    __slots__ = ("_operation",)
+    __slots__ = ()
 
-    def __init__(self, operation: str) -> None:
-        self._operation = operation
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            translated = translate(error, self._operation)
-            if translated is not None:
-                raise translated from error
+    def _translate(self, error: BaseException) -> MultiDBError | None:
+        return translate(error, self._operation)
 
 
 def translate(error: BaseException, operation: str) -> MultiDBError | None:

@@ -7,8 +7,7 @@ server tells, only names and the SQLSTATE are repeated: its `message` and `detai
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import asyncpg  # type: ignore[import-untyped, unused-ignore]
 from sqlalchemy import exc as sqlalchemy_errors
@@ -26,93 +25,86 @@ from multidb.errors import (
     TransactionError,
     UnavailableError,
 )
+from multidb.stores.translation import Kind, Translating
 
 __all__ = ["heedless", "translate", "translating"]
 
 
-class _Kind(NamedTuple):
-    """What an error becomes. `retryable` None: what its class says."""
-
-    error: type[MultiDBError]
-    message: str
-    retryable: bool | None = None
-
-
-_UNREACHED = _Kind(UnavailableError, "PostgreSQL could not be reached, or the connection broke")
-_TIMED_OUT = _Kind(StoreTimeoutError, "PostgreSQL did not answer in time; a write may have happened")
-_UNKNOWN_OUTCOME = _Kind(UnavailableError, "the connection broke and the outcome is unknown")
-_ROLLED_BACK = _Kind(ConflictError, "PostgreSQL rolled back for a concurrent transaction", retryable=True)
-_REFUSED_LOGIN = _Kind(
+_UNREACHED = Kind(UnavailableError, "PostgreSQL could not be reached, or the connection broke")
+_TIMED_OUT = Kind(StoreTimeoutError, "PostgreSQL did not answer in time; a write may have happened")
+_UNKNOWN_OUTCOME = Kind(UnavailableError, "the connection broke and the outcome is unknown")
+_ROLLED_BACK = Kind(ConflictError, "PostgreSQL rolled back for a concurrent transaction", retryable=True)
+_REFUSED_LOGIN = Kind(
     ConfigurationError, "PostgreSQL refused the login; check the user and password in MULTIDB_POSTGRES_URL"
 )
-_NO_DATABASE = _Kind(ConfigurationError, "the database does not exist; check MULTIDB_POSTGRES_URL")
-_UNBOUND = _Kind(DataError, "a value is missing or does not have the type its column takes")
-_REFUSED = _Kind(StoreError, "PostgreSQL refused the statement or failed at it")
+_NO_DATABASE = Kind(ConfigurationError, "the database does not exist; check MULTIDB_POSTGRES_URL")
+_UNBOUND = Kind(DataError, "a value is missing or does not have the type its column takes")
+_REFUSED = Kind(StoreError, "PostgreSQL refused the statement or failed at it")
 
 #: By SQLSTATE, or by its first two characters where the whole class is one kind.
 #: https://www.postgresql.org/docs/18/errcodes-appendix.html
-_BY_SQLSTATE: dict[str, _Kind] = {
+_BY_SQLSTATE: dict[str, Kind] = {
     "08": _UNREACHED,
     "08007": _UNKNOWN_OUTCOME,
-    "0B": _Kind(TransactionError, "the transaction cannot be started here"),
-    "22": _Kind(DataError, "a value does not fit its column, or a function cannot work with it"),
+    "0B": Kind(TransactionError, "the transaction cannot be started here"),
+    "22": Kind(DataError, "a value does not fit its column, or a function cannot work with it"),
     "22000": _UNBOUND,  # asyncpg's own, of an argument it cannot encode
-    "23": _Kind(ConstraintError, "a value breaks a constraint"),
-    "23001": _Kind(ConstraintError, "other rows still refer to this row"),
-    "23502": _Kind(ConstraintError, "a required value is missing"),
-    "23503": _Kind(ConstraintError, "the row referred to does not exist, or rows still refer to this one"),
-    "23505": _Kind(AlreadyExistsError, "another row already has this value"),
-    "23514": _Kind(ConstraintError, "a value does not pass a check"),
-    "23P01": _Kind(ConstraintError, "the row overlaps another one that excludes it"),
-    "25": _Kind(TransactionError, "the statement is not allowed in this state of the transaction"),
-    "25006": _Kind(TransactionError, "the transaction or the server is read-only"),
-    "25P02": _Kind(TransactionError, "the transaction has failed already; roll it back and start again"),
-    "25P03": _Kind(TransactionError, "the transaction stood idle for too long and was rolled back"),
-    "25P04": _Kind(StoreTimeoutError, "the transaction took too long and was rolled back"),
+    "23": Kind(ConstraintError, "a value breaks a constraint"),
+    "23001": Kind(ConstraintError, "other rows still refer to this row"),
+    "23502": Kind(ConstraintError, "a required value is missing"),
+    "23503": Kind(ConstraintError, "the row referred to does not exist, or rows still refer to this one"),
+    "23505": Kind(AlreadyExistsError, "another row already has this value"),
+    "23514": Kind(ConstraintError, "a value does not pass a check"),
+    "23P01": Kind(ConstraintError, "the row overlaps another one that excludes it"),
+    "25": Kind(TransactionError, "the statement is not allowed in this state of the transaction"),
+    "25006": Kind(TransactionError, "the transaction or the server is read-only"),
+    "25P02": Kind(TransactionError, "the transaction has failed already; roll it back and start again"),
+    "25P03": Kind(TransactionError, "the transaction stood idle for too long and was rolled back"),
+    "25P04": Kind(StoreTimeoutError, "the transaction took too long and was rolled back"),
     "28": _REFUSED_LOGIN,
-    "2D": _Kind(TransactionError, "the transaction cannot be ended here"),
-    "3B": _Kind(TransactionError, "the savepoint does not exist"),
+    "2D": Kind(TransactionError, "the transaction cannot be ended here"),
+    "3B": Kind(TransactionError, "the savepoint does not exist"),
     "3D": _NO_DATABASE,
-    "3F": _Kind(StoreError, "the schema does not exist; has `multidb migrate` run?"),
+    "3F": Kind(StoreError, "the schema does not exist; has `multidb migrate` run?"),
     "40": _ROLLED_BACK,
-    "40001": _Kind(ConflictError, "a concurrent transaction changed the same rows", retryable=True),
-    "40002": _Kind(ConstraintError, "the transaction breaks a constraint"),
+    "40001": Kind(ConflictError, "a concurrent transaction changed the same rows", retryable=True),
+    "40002": Kind(ConstraintError, "the transaction breaks a constraint"),
     "40003": _UNKNOWN_OUTCOME,
-    "40P01": _Kind(ConflictError, "a deadlock with a concurrent transaction", retryable=True),
-    "42501": _Kind(StoreError, "the database role has no permission for this"),
-    "42703": _Kind(StoreError, "a column does not exist; has `multidb migrate` run?"),
-    "42704": _Kind(StoreError, "a type or another object does not exist; has `multidb migrate` run?"),
-    "42883": _Kind(StoreError, "a function or operator does not exist; has `multidb migrate` run?"),
-    "42P01": _Kind(StoreError, "the table does not exist; has `multidb migrate` run?"),
-    "44": _Kind(ConstraintError, "the row does not pass the view's check option"),
-    "53": _Kind(UnavailableError, "PostgreSQL is out of a resource"),
-    "53100": _Kind(UnavailableError, "PostgreSQL has no disk space left"),
-    "53300": _Kind(UnavailableError, "PostgreSQL has no connection left"),
-    "54000": _Kind(DataError, "a value is larger than PostgreSQL allows here"),
-    "55P03": _Kind(ConflictError, "another transaction holds the lock", retryable=True),
-    "57": _Kind(UnavailableError, "PostgreSQL is stopping, starting, or closed the connection"),
-    "57014": _Kind(StoreTimeoutError, "PostgreSQL cancelled the statement: it took too long"),
+    "40P01": Kind(ConflictError, "a deadlock with a concurrent transaction", retryable=True),
+    "42501": Kind(StoreError, "the database role has no permission for this"),
+    "42703": Kind(StoreError, "a column does not exist; has `multidb migrate` run?"),
+    "42704": Kind(StoreError, "a type or another object does not exist; has `multidb migrate` run?"),
+    "42883": Kind(StoreError, "a function or operator does not exist; has `multidb migrate` run?"),
+    "42P01": Kind(StoreError, "the table does not exist; has `multidb migrate` run?"),
+    "44": Kind(ConstraintError, "the row does not pass the view's check option"),
+    "53": Kind(UnavailableError, "PostgreSQL is out of a resource"),
+    "53100": Kind(UnavailableError, "PostgreSQL has no disk space left"),
+    "53300": Kind(UnavailableError, "PostgreSQL has no connection left"),
+    "54000": Kind(DataError, "a value is larger than PostgreSQL allows here"),
+    "55P03": Kind(ConflictError, "another transaction holds the lock", retryable=True),
+    "57": Kind(UnavailableError, "PostgreSQL is stopping, starting, or closed the connection"),
+    "57014": Kind(StoreTimeoutError, "PostgreSQL cancelled the statement: it took too long"),
     "57P04": _NO_DATABASE,
-    "72000": _Kind(ConflictError, "the snapshot is too old", retryable=True),
+    "72000": Kind(ConflictError, "the snapshot is too old", retryable=True),
 }
 
 #: By class, the nearest first: asyncpg's own errors, SQLAlchemy's, and the sockets'.
-_BY_CLASS: dict[type, _Kind] = {
-    asyncpg.InvalidCachedStatementError: _Kind(
+_BY_CLASS: dict[type, Kind] = {
+    asyncpg.InvalidCachedStatementError: Kind(
         StoreError, "the schema changed under a prepared statement", retryable=True
     ),
-    asyncpg.OutdatedSchemaCacheError: _Kind(
+    asyncpg.OutdatedSchemaCacheError: Kind(
         StoreError, "the schema changed before the rows were read", retryable=True
     ),
-    asyncpg.TargetServerAttributeNotMatched: _Kind(
+    asyncpg.TargetServerAttributeNotMatched: Kind(
         UnavailableError, "no PostgreSQL server has the role MULTIDB_POSTGRES_URL asks for"
     ),
     # As a rule the server's word of ending the connection was read, and the end itself not yet.
-    asyncpg.InternalClientError: _Kind(UnavailableError, "the connection fell out of step with PostgreSQL"),
-    asyncpg.ClientConfigurationError: _Kind(ConfigurationError, "the driver cannot use MULTIDB_POSTGRES_URL"),
-    asyncpg.InterfaceError: _Kind(StoreError, "the driver refused the call: it is not valid now"),
-    sqlalchemy_errors.TimeoutError: _Kind(StoreTimeoutError, "no connection of the pool was free in time"),
-    sqlalchemy_errors.PendingRollbackError: _Kind(
+    asyncpg.InternalClientError: Kind(UnavailableError, "the connection fell out of step with PostgreSQL"),
+    asyncpg.ClientConfigurationError: Kind(ConfigurationError, "the driver cannot use MULTIDB_POSTGRES_URL"),
+    asyncpg.InterfaceError: Kind(StoreError, "the driver refused the call: it is not valid now"),
+    sqlalchemy_errors.TimeoutError: Kind(StoreTimeoutError, "no connection of the pool was free in time"),
+    sqlalchemy_errors.PendingRollbackError: Kind(
         TransactionError, "the transaction has failed already; roll it back and start again"
     ),
     sqlalchemy_errors.DisconnectionError: _UNREACHED,
@@ -124,25 +116,17 @@ _BY_CLASS: dict[type, _Kind] = {
 }
 
 
-class translating:  # noqa: N801  reads as what it does: `with translating("users.get"): ...`
+class translating(Translating):  # noqa: N801  reads as what it does: `with translating("users.get"): ...`
     """Raise what PostgreSQL's driver raises inside as multidb's errors, and let all else pass."""
 
-    __slots__ = ("_columns_of", "_operation")
+    __slots__ = ("_columns_of",)
 
     def __init__(self, operation: str, columns_of: Mapping[str, Sequence[str]] | None = None) -> None:
-        self._operation = operation
+        super().__init__(operation)
         self._columns_of = columns_of
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            translated = translate(error, self._operation, columns_of=self._columns_of)
-            if translated is not None:
-                raise translated from error
+    def _translate(self, error: BaseException) -> MultiDBError | None:
+        return translate(error, self._operation, columns_of=self._columns_of)
 
 
 def translate(
@@ -179,7 +163,7 @@ def translate(
     return raised(message, store="postgres", operation=operation, retryable=retryable)
 
 
-def _find(error: BaseException) -> tuple[_Kind, BaseException] | None:
+def _find(error: BaseException) -> tuple[Kind, BaseException] | None:
     """Return the kind of an error, and the driver's error it was read from."""
     if isinstance(error, sqlalchemy_errors.StatementError | sqlalchemy_errors.EmulatedDBAPIException):
         inner = error.orig or error.__cause__
@@ -194,7 +178,7 @@ def _find(error: BaseException) -> tuple[_Kind, BaseException] | None:
     return (kind, error) if kind is not None else None
 
 
-def _if_closed(error: BaseException) -> _Kind | None:
+def _if_closed(error: BaseException) -> Kind | None:
     """Return what a closed connection or pool means for an InterfaceError, or None if none is closed.
 
     asyncpg raises the one class both for a lost connection and for a wrong call, with nothing but
@@ -206,7 +190,7 @@ def _if_closed(error: BaseException) -> _Kind | None:
         if isinstance(owner, asyncpg.Connection) and _is_lost(owner):
             return _UNREACHED
         if isinstance(owner, asyncpg.Pool) and owner.is_closing():
-            return _Kind(NotOpenError, "the connection pool is closed")
+            return Kind(NotOpenError, "the connection pool is closed")
     return None
 
 

@@ -3,9 +3,6 @@
 redis-py's `ConnectionError` and `TimeoutError` are not Python's: both kinds are translated.
 """
 
-from types import TracebackType
-from typing import NamedTuple
-
 from redis import exceptions as driver
 
 from multidb.errors import (
@@ -20,36 +17,29 @@ from multidb.errors import (
     StoreTimeoutError,
     UnavailableError,
 )
+from multidb.stores.translation import Kind, Translating
 
 __all__ = ["translate", "translating"]
 
 
-class _Kind(NamedTuple):
-    """What an error becomes. `retryable` None: what its class says."""
-
-    error: type[MultiDBError]
-    message: str
-    retryable: bool | None = None
-
-
-_UNREACHED = _Kind(UnavailableError, "Redis could not be reached, or the connection broke")
-_TIMED_OUT = _Kind(StoreTimeoutError, "Redis did not answer in time; a write may have happened")
-_UNCOVERED = _Kind(UnavailableError, "the Redis cluster cannot serve this key now")
-_NO_MASTER = _Kind(UnavailableError, "the Redis server is a replica, or has lost its master")
-_ELSEWHERE = _Kind(StoreError, "the key lives on another node of the Redis cluster", retryable=True)
-_REFUSED_LOGIN = _Kind(
+_UNREACHED = Kind(UnavailableError, "Redis could not be reached, or the connection broke")
+_TIMED_OUT = Kind(StoreTimeoutError, "Redis did not answer in time; a write may have happened")
+_UNCOVERED = Kind(UnavailableError, "the Redis cluster cannot serve this key now")
+_NO_MASTER = Kind(UnavailableError, "the Redis server is a replica, or has lost its master")
+_ELSEWHERE = Kind(StoreError, "the key lives on another node of the Redis cluster", retryable=True)
+_REFUSED_LOGIN = Kind(
     ConfigurationError, "Redis refused the login; check the user and password in MULTIDB_REDIS_URL"
 )
-_NO_PERMISSION = _Kind(StoreError, "the Redis user has no permission for this")
-_UNREADABLE = _Kind(StoreError, "the driver could not understand Redis")
-_REFUSED = _Kind(StoreError, "Redis refused the command or failed at it")
+_NO_PERMISSION = Kind(StoreError, "the Redis user has no permission for this")
+_UNREADABLE = Kind(StoreError, "the driver could not understand Redis")
+_REFUSED = Kind(StoreError, "Redis refused the command or failed at it")
 
 #: By class, the nearest first.
-_BY_CLASS: dict[type, _Kind] = {
+_BY_CLASS: dict[type, Kind] = {
     driver.RedisError: _REFUSED,
     driver.ConnectionError: _UNREACHED,
-    driver.MaxConnectionsError: _Kind(UnavailableError, "every connection of the Redis pool is in use"),
-    driver.BusyLoadingError: _Kind(UnavailableError, "Redis is still loading its data"),
+    driver.MaxConnectionsError: Kind(UnavailableError, "every connection of the Redis pool is in use"),
+    driver.BusyLoadingError: Kind(UnavailableError, "Redis is still loading its data"),
     driver.AuthenticationError: _REFUSED_LOGIN,
     driver.AuthorizationError: _REFUSED_LOGIN,
     driver.AuthenticationWrongNumberOfArgsError: _REFUSED_LOGIN,
@@ -61,58 +51,47 @@ _BY_CLASS: dict[type, _Kind] = {
     driver.TryAgainError: _UNCOVERED,
     driver.SlotNotCoveredError: _UNCOVERED,
     driver.AskError: _ELSEWHERE,
-    driver.ClusterCrossSlotError: _Kind(StoreError, "the keys of one command lie in several slots"),
-    driver.CrossSlotTransactionError: _Kind(StoreError, "the keys of one transaction lie in several slots"),
-    driver.RedisClusterException: _Kind(StoreError, "the Redis cluster cannot run this command"),
-    driver.OutOfMemoryError: _Kind(StoreError, "Redis is full and refuses writes", retryable=True),
-    driver.NoScriptError: _Kind(StoreError, "Redis does not have the script; it has to be loaded again"),
-    driver.WatchError: _Kind(ConflictError, "someone else changed a watched key", retryable=True),
-    driver.DataError: _Kind(DataError, "a value cannot be sent to Redis: encode it first"),
+    driver.ClusterCrossSlotError: Kind(StoreError, "the keys of one command lie in several slots"),
+    driver.CrossSlotTransactionError: Kind(StoreError, "the keys of one transaction lie in several slots"),
+    driver.RedisClusterException: Kind(StoreError, "the Redis cluster cannot run this command"),
+    driver.OutOfMemoryError: Kind(StoreError, "Redis is full and refuses writes", retryable=True),
+    driver.NoScriptError: Kind(StoreError, "Redis does not have the script; it has to be loaded again"),
+    driver.WatchError: Kind(ConflictError, "someone else changed a watched key", retryable=True),
+    driver.DataError: Kind(DataError, "a value cannot be sent to Redis: encode it first"),
     driver.InvalidResponse: _UNREADABLE,
     driver.InvalidPipelineStack: _UNREADABLE,
-    driver.LockError: _Kind(LockError, "the lock could not be taken, extended or released"),
-    driver.LockNotOwnedError: _Kind(LockLostError, "the lock is no longer held"),
-    driver.ChildDeadlockedError: _Kind(StoreError, "the connection pool is locked in this forked process"),
+    driver.LockError: Kind(LockError, "the lock could not be taken, extended or released"),
+    driver.LockNotOwnedError: Kind(LockLostError, "the lock is no longer held"),
+    driver.ChildDeadlockedError: Kind(StoreError, "the connection pool is locked in this forked process"),
     driver.IncorrectPolicyType: _UNREADABLE,
-    UnicodeEncodeError: _Kind(DataError, "a text holds code points that UTF-8 cannot write"),
+    UnicodeEncodeError: Kind(DataError, "a text holds code points that UTF-8 cannot write"),
     TimeoutError: _TIMED_OUT,
     OSError: _UNREACHED,
 }
 
 #: By the error code, for which redis-py has no class. The code is the first word of an error reply:
 #: https://redis.io/docs/latest/develop/reference/protocol-spec/#simple-errors
-_BY_CODE: dict[str, _Kind] = {
-    "BUSY": _Kind(UnavailableError, "Redis is busy running a script"),
-    "BUSYGROUP": _Kind(AlreadyExistsError, "the consumer group already exists"),
-    "BUSYKEY": _Kind(AlreadyExistsError, "the key already exists"),
-    "DENIED": _Kind(ConfigurationError, "Redis runs in protected mode; give MULTIDB_REDIS_URL a password"),
-    "MISCONF": _Kind(StoreError, "Redis cannot save to disk and refuses writes", retryable=True),
-    "NOGROUP": _Kind(StoreError, "the stream or the consumer group does not exist"),
+_BY_CODE: dict[str, Kind] = {
+    "BUSY": Kind(UnavailableError, "Redis is busy running a script"),
+    "BUSYGROUP": Kind(AlreadyExistsError, "the consumer group already exists"),
+    "BUSYKEY": Kind(AlreadyExistsError, "the key already exists"),
+    "DENIED": Kind(ConfigurationError, "Redis runs in protected mode; give MULTIDB_REDIS_URL a password"),
+    "MISCONF": Kind(StoreError, "Redis cannot save to disk and refuses writes", retryable=True),
+    "NOGROUP": Kind(StoreError, "the stream or the consumer group does not exist"),
     "NOMASTERLINK": _NO_MASTER,
-    "NOREPLICAS": _Kind(StoreError, "too few replicas are connected for a write", retryable=True),
-    "UNBLOCKED": _Kind(StoreError, "the server ended the wait", retryable=True),
-    "WRONGTYPE": _Kind(DataError, "the key holds a value of another type"),
+    "NOREPLICAS": Kind(StoreError, "too few replicas are connected for a write", retryable=True),
+    "UNBLOCKED": Kind(StoreError, "the server ended the wait", retryable=True),
+    "WRONGTYPE": Kind(DataError, "the key holds a value of another type"),
 }
 
 
-class translating:  # noqa: N801  reads as what it does: `with translating("sessions.get"): ...`
+class translating(Translating):  # noqa: N801  reads as what it does: `with translating("sessions.get"): ...`
     """Raise what Redis' driver raises inside as multidb's errors, and let all else pass."""
 
-    __slots__ = ("_operation",)
+    __slots__ = ()
 
-    def __init__(self, operation: str) -> None:
-        self._operation = operation
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            translated = translate(error, self._operation)
-            if translated is not None:
-                raise translated from error
+    def _translate(self, error: BaseException) -> MultiDBError | None:
+        return translate(error, self._operation)
 
 
 def translate(error: BaseException, operation: str) -> MultiDBError | None:
