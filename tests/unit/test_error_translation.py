@@ -283,7 +283,7 @@ REDIS: dict[str, Expected] = {
 }
 
 #: Classes of a supported driver that an older supported one does not have yet.
-NEWER = {"NoSuchFieldsetError", "TransactionTimeoutError", "DocumentTooLarge"}
+NEWER = {"NoSuchFieldsetError", "TransactionTimeoutError", "DocumentTooLarge", "_PoolClosedError"}
 
 # --- Reading the drivers -----------------------------------------------------------------------
 
