@@ -1,11 +1,25 @@
 """The field types that models share."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
+from annotated_types import BaseMetadata
 from pydantic import AfterValidator, AwareDatetime, StringConstraints
 
-__all__ = ["TO_UTC", "UNCHANGED", "Email", "Name", "Slug", "UtcDatetime", "UtcMilliseconds", "utc_now"]
+__all__ = [
+    "PERSONAL",
+    "SECRET",
+    "TO_UTC",
+    "UNCHANGED",
+    "Email",
+    "Masked",
+    "Name",
+    "Slug",
+    "UtcDatetime",
+    "UtcMilliseconds",
+    "utc_now",
+]
 
 
 def _to_milliseconds(value: datetime) -> datetime:
@@ -40,6 +54,19 @@ Name = Annotated[str, StringConstraints(pattern=r"\S", max_length=200)]
 
 #: The part of a URL that names a thing: lower-case words joined by hyphens.
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:-[a-z0-9]+)*$", max_length=100)]
+
+
+@dataclass(frozen=True, slots=True)
+class Masked(BaseMetadata):
+    """Marks a field whose values the audit log must not repeat: `Annotated[str, PERSONAL]`."""
+
+    why: str
+
+
+#: About a person, such as an address or a name.
+PERSONAL = Masked("personal")
+#: Opens something, such as a key.
+SECRET = Masked("secret")
 
 #: Default of every field of a `…Changes` model: the column stays as it is. What is written is
 #: decided by `model_fields_set`, never by this value.
