@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar, cast
+from uuid import UUID
 
 from multidb.cache.aside import CacheAside, uncached
 from multidb.cache.decorator import CachedFunction, Declaration
@@ -26,6 +27,7 @@ from multidb.stores.postgres.ambient import Transaction
 from multidb.stores.postgres.engine import PostgresStore
 from multidb.stores.postgres.transactions import Isolation, Options
 from multidb.stores.redis.client import RedisStore
+from multidb.stores.scope import EVERYBODY, Scope
 
 __all__ = ["MultiDB"]
 
@@ -62,6 +64,8 @@ class MultiDB:
         self._cache = CacheAside(
             self._connections.redis, self._connections.postgres, lease=self.settings.cache_lease
         )
+        self.routes = route_all([*BUILT_IN, *repositories])
+        self._repositories: dict[type[Repository], Repository] = {}
         resources = Resources(
             settings=self.settings,
             postgres=self._connections.postgres,
@@ -69,9 +73,10 @@ class MultiDB:
             redis=self._connections.redis,
             cache=self._cache,
             cursors=CursorCodec(self.settings.derive_key("cursor")),
+            repositories=self._repositories,
         )
-        self.routes = route_all([*BUILT_IN, *repositories])
-        self._repositories = {each: each(resources) for each in (*BUILT_IN, *repositories)}
+        for each in (*BUILT_IN, *repositories):
+            self._repositories[each] = each(resources)
         self.companies = self[CompanyRepository]
         self.users = self[UserRepository]
         self.system_logs = self[SystemLogRepository]
@@ -149,6 +154,8 @@ class MultiDB:
         isolation: Isolation | None = None,
         read_only: bool = False,
         timeout: timedelta | None = None,
+        actor: str | None = None,
+        request_id: str | None = None,
     ) -> AbstractAsyncContextManager[Transaction]:
         """Begin a PostgreSQL transaction that every repository called in this task joins.
 
@@ -156,13 +163,16 @@ class MultiDB:
         `timeout` has passed before its end. Nested, it is a savepoint, and takes no options. It
         covers PostgreSQL alone: writes to MongoDB and Redis made inside happen at once, and stay
         if it rolls back. `on_commit` of what the block gets runs a function after the commit.
+        `actor` and `request_id` stand in the audit log beside what it changes.
 
         Raises: UnavailableError if the connection breaks: during the commit, whether it
         happened is not known. StoreTimeoutError. TransactionError if the ambient transaction is
         another task's, or a statement in this one failed and its error was caught; ConflictError,
         retryable, if PostgreSQL cannot put concurrent transactions in an order.
         """
-        options = Options(isolation=isolation, read_only=read_only, timeout=timeout)
+        options = Options(
+            isolation=isolation, read_only=read_only, timeout=timeout, actor=actor, request_id=request_id
+        )
         return self._connections.postgres.transactions.begin(options)
 
     async def run_transaction(
@@ -173,6 +183,8 @@ class MultiDB:
         isolation: Isolation | None = None,
         read_only: bool = False,
         timeout: timedelta | None = None,  # noqa: ASYNC109 - of the transaction, and it rolls back
+        actor: str | None = None,
+        request_id: str | None = None,
     ) -> R:
         """Run `work` inside `transaction(...)` and return what it returns, replayed where that may help.
 
@@ -187,7 +199,9 @@ class MultiDB:
         """
         if attempts < 1:
             raise DataError("`attempts` must be 1 or more", operation="run_transaction")
-        options = Options(isolation=isolation, read_only=read_only, timeout=timeout)
+        options = Options(
+            isolation=isolation, read_only=read_only, timeout=timeout, actor=actor, request_id=request_id
+        )
         with_transaction = cast(Callable[[Transaction], Awaitable[R]], work)
         if not inspect.signature(work).parameters:
             alone = cast(Callable[[], Awaitable[R]], work)
@@ -195,6 +209,27 @@ class MultiDB:
         return await self._connections.postgres.transactions.run(
             with_transaction, attempts=attempts, options=options
         )
+
+    # --- whose rows
+
+    def tenant(self, company_id: UUID) -> Scope:
+        """Make every call inside the block about this company's rows only, `async with db.tenant(id):`.
+
+        Repositories of rows that belong to companies then read, change and add no others', and row
+        level security in PostgreSQL holds them to it. Users, their profiles and sessions belong to
+        no company. It reaches the tasks started inside; blocks may be nested, the inner one counts.
+
+        Raises: DataError if `company_id` is not a UUID.
+        """
+        if not isinstance(company_id, UUID):
+            raise DataError(
+                f"`company_id` must be a UUID, not {type(company_id).__name__}", operation="tenant"
+            )
+        return Scope(company_id)
+
+    def unscoped(self) -> Scope:
+        """Make every call inside the block about all companies' rows, `async with db.unscoped():`."""
+        return Scope(EVERYBODY)
 
     # --- the cache
 

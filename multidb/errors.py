@@ -100,6 +100,19 @@ class NotFoundError(MultiDBError):
 class ConflictError(MultiDBError):
     """Someone else wrote first: a stale version, a lost fence, or a serialization failure."""
 
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        version: int | None = None,
+        store: StoreName | None = None,
+        operation: str | None = None,
+        retryable: bool | None = None,
+    ) -> None:
+        super().__init__(message, store=store, operation=operation, retryable=retryable)
+        #: The version that the row or document has now, where a stale one was given.
+        self.version = version
+
 
 class ConstraintError(MultiDBError):
     """The store refused a value by one of its constraints."""
@@ -110,6 +123,7 @@ class ConstraintError(MultiDBError):
         *,
         constraint: str | None = None,
         columns: Sequence[str] = (),
+        keys: Sequence[tuple[object, ...]] = (),
         store: StoreName | None = None,
         operation: str | None = None,
         retryable: bool | None = None,
@@ -119,6 +133,8 @@ class ConstraintError(MultiDBError):
         self.constraint = constraint
         #: The columns or fields it is about; empty if not known.
         self.columns = tuple(columns)
+        #: Of many things written at once, the values of `columns` in those that were refused.
+        self.keys = tuple(keys)
 
 
 class AlreadyExistsError(ConstraintError):

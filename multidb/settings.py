@@ -195,6 +195,8 @@ class Settings(PostgresSettings, MongoSettings):
     redis_url: Annotated[SecretStr, AfterValidator(_url(("redis", "rediss"), database=False))]
     redis_pool_size: PoolSize = 50
     redis_timeout: Seconds = timedelta(seconds=5)
+    #: Whether calls on rows of companies are refused outside `db.tenant(...)` and `db.unscoped()`.
+    tenant_required: bool = False
     #: Stands in front of every Redis key, as in `shop:session:user:{…}`.
     key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]*$", max_length=100)] = ""
 

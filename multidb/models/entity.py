@@ -39,6 +39,11 @@ class Related(Generic[T]):
             f"`{self._name}` of this {owner.__name__} was not loaded: ask with include=({self._name!r},)"
         )
 
+    @staticmethod
+    def load(entity: object, name: str, value: object) -> None:
+        """Make `value` what the entity's attribute `name` gives."""
+        vars(entity)[name] = value
+
 
 class Model(BaseModel):
     """Base of every value multidb takes or returns: immutable, and no field it does not know."""

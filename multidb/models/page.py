@@ -11,13 +11,17 @@ ItemT = TypeVar("ItemT")
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[ItemT]):
-    """The items of one page, in order, and the cursor of the next.
+    """The items of one page, in order, and the cursors of its neighbours.
 
-    `next` is None on the last page; else give it as `after=` to the same query.
+    `next` is None on the last page; else give it as `after=` to the same query. `previous` is None
+    on the first page; else give it as `before=`. `total` is how many items all pages have, where
+    that was asked for.
     """
 
     items: tuple[ItemT, ...]
     next: str | None = None
+    previous: str | None = None
+    total: int | None = None
 
     def __iter__(self) -> Iterator[ItemT]:
         return iter(self.items)

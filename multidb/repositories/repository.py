@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
@@ -18,6 +18,7 @@ from multidb.stores.mongo.client import MongoStore
 from multidb.stores.postgres.engine import PostgresStore
 from multidb.stores.redis.client import RedisStore
 from multidb.stores.redis.keys import KeyPattern
+from multidb.stores.scope import current_scope
 
 __all__ = [
     "MAX_PAGE",
@@ -26,6 +27,7 @@ __all__ = [
     "checked_class",
     "checked_id",
     "known_fields",
+    "known_value",
     "known_values",
     "misdeclared",
     "model_arguments",
@@ -51,6 +53,29 @@ class Resources:
     redis: RedisStore
     cache: CacheAside
     cursors: CursorCodec
+    #: Every repository, by its class; complete once all are wired.
+    repositories: Mapping[type["Repository"], "Repository"] = field(default_factory=dict)
+
+    def repository(self, entity: str) -> "Repository":
+        """Return the repository of an entity. Raises: ConfigurationError if there is none."""
+        for repository in self.repositories.values():
+            if repository.entity() == entity:
+                return repository
+        raise ConfigurationError(f"a relation is about `{entity}`, which no repository is wired for")
+
+    def tenant(self, operation: str) -> UUID | None:
+        """Return the company of `db.tenant(...)`, or None for everybody's rows.
+
+        Raises: DataError if the settings want every call to say which.
+        """
+        scope = current_scope()
+        if isinstance(scope, UUID):
+            return scope
+        if scope is None and self.settings.tenant_required:
+            raise DataError(
+                "whose rows? call it inside `db.tenant(company_id)` or `db.unscoped()`", operation=operation
+            )
+        return None
 
 
 class Repository(ABC):
@@ -160,14 +185,21 @@ def known_values(model: type[BaseModel], values: Mapping[str, Any], operation: s
     A value that the field's bounds would refuse is just one that nothing has.
     """
     known_fields(values, model, operation)
-    fitting: dict[str, Any] = {}
-    for name, value in values.items():
-        try:
-            fitting[name] = None if value is None else _reader(model, name).validate_python(value)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            raise DataError(f"`{name}` of {model.__name__}: {first['msg']}", operation=operation) from error
-    return fitting
+    return {name: known_value(model, name, value, operation) for name, value in values.items()}
+
+
+def known_value(model: type[BaseModel], name: str, value: Any, operation: str) -> Any:
+    """Return one value to compare a field with, as `known_values` does."""
+    try:
+        reader = _reader(model, name)
+    except KeyError:
+        known_fields([name], model, operation)
+        raise
+    try:
+        return None if value is None else reader.validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise DataError(f"`{name}` of {model.__name__}: {first['msg']}", operation=operation) from error
 
 
 @cache

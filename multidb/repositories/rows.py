@@ -1,6 +1,6 @@
 """Rows as models, by the shortest way that is safe."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
@@ -29,7 +29,9 @@ _GIVEN_AS: dict[Any, type] = {
 }
 
 
-def row_reader(model: type[ModelT], table: sa.Table, operation: str) -> Callable[[Record], ModelT]:
+def row_reader(
+    model: type[ModelT], table: sa.Table, operation: str
+) -> Callable[[Record | Mapping[str, Any]], ModelT]:
     """Return what makes a `model` of a row that has exactly its fields.
 
     Where every column gives the very type of its field, the model is put together without
@@ -45,7 +47,7 @@ def row_reader(model: type[ModelT], table: sa.Table, operation: str) -> Callable
     new, put = object.__new__, object.__setattr__
     fields = set(model.model_fields)
 
-    def read(row: Record) -> ModelT:
+    def read(row: Record | Mapping[str, Any]) -> ModelT:
         made = new(model)
         put(made, "__dict__", dict(row))
         put(made, "__pydantic_fields_set__", fields)

@@ -14,7 +14,7 @@ import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextvars import Context
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 __all__ = ["Batcher"]
 
@@ -23,18 +23,19 @@ V = TypeVar("V")
 
 
 class Batcher(Generic[K, V]):
-    """Looks things up by key: `one` a single key, `many` up to `limit` of them.
+    """Asks for things by key: `one` a single key, `many` up to `limit` of them, all of one group.
 
     `many` returns the values by key; a key it leaves out has none, and an exception in a value's
-    place is raised to those who asked for it. Up to `lanes` round trips are under way at a time;
-    `enough` keys leave in a batch although other lanes are busy, and so do those who have waited for
-    `patience` seconds, lest one slow answer keep everybody.
+    place is raised to those who asked for it. Keys of different groups never share a round trip.
+    Up to `lanes` round trips are under way at a time; `enough` keys leave in a batch although other
+    lanes are busy, and so do those who have waited for `patience` seconds, lest one slow answer
+    keep everybody.
     """
 
     def __init__(
         self,
-        one: Callable[[K], Awaitable[V | None]],
-        many: Callable[[Sequence[K]], Awaitable[Mapping[K, V | Exception]]],
+        one: Callable[[K, Any], Awaitable[V | None]],
+        many: Callable[[Sequence[K], Any], Awaitable[Mapping[K, V | Exception]]],
         *,
         lanes: int = 4,
         enough: int = 128,
@@ -49,21 +50,22 @@ class Batcher(Generic[K, V]):
         self._patience = patience
         self._alarm: asyncio.TimerHandle | None = None
         self._busy = 0
-        #: Who waits for which key; several may wait for one.
-        self._waiting: dict[K, list[asyncio.Future[V | None]]] = {}
+        #: By group, who waits for which key; several may wait for one.
+        self._waiting: dict[Hashable, dict[K, list[asyncio.Future[V | None]]]] = {}
         self._batches: set[asyncio.Task[None]] = set()
 
-    async def get(self, key: K) -> V | None:
+    async def get(self, key: K, group: Hashable = None) -> V | None:
         """Return the value of `key`, or None. Raises what the round trip it rode on raised."""
         if self._busy < self._lanes and not self._waiting and not self._batches:
             self._busy += 1
             try:
-                return await self._one(key)
+                return await self._one(key, group)
             finally:
                 self._end()
         future: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(key, []).append(future)
-        if len(self._waiting) >= self._enough and self._busy < self._lanes:
+        waiting = self._waiting.setdefault(group, {})
+        waiting.setdefault(key, []).append(future)
+        if len(waiting) >= self._enough and self._busy < self._lanes:
             self._depart()
         elif self._alarm is None:
             self._alarm = asyncio.get_running_loop().call_later(self._patience, self._overdue)
@@ -94,24 +96,27 @@ class Batcher(Generic[K, V]):
                 self._alarm = asyncio.get_running_loop().call_later(self._patience, self._overdue)
 
     def _depart(self) -> None:
-        batch: dict[K, list[asyncio.Future[V | None]]] = {}
-        for key in list(self._waiting):
-            if len(batch) == self._limit:
-                break
-            # Who was cancelled meanwhile waits no more.
-            if live := [future for future in self._waiting.pop(key) if not future.done()]:
-                batch[key] = live
-        if not batch:
-            return
-        self._busy += 1
-        task = asyncio.get_running_loop().create_task(self._run(batch), context=Context())
-        self._batches.add(task)
-        task.add_done_callback(self._batches.discard)
+        """Send off a batch of each group."""
+        for group in list(self._waiting):
+            waiting = self._waiting.pop(group)
+            batch: dict[K, list[asyncio.Future[V | None]]] = {}
+            for key in list(waiting):
+                if len(batch) == self._limit:
+                    self._waiting[group] = waiting
+                    break
+                # Who was cancelled meanwhile waits no more.
+                if live := [future for future in waiting.pop(key) if not future.done()]:
+                    batch[key] = live
+            if batch:
+                self._busy += 1
+                task = asyncio.get_running_loop().create_task(self._run(batch, group), context=Context())
+                self._batches.add(task)
+                task.add_done_callback(self._batches.discard)
 
-    async def _run(self, batch: dict[K, list[asyncio.Future[V | None]]]) -> None:
+    async def _run(self, batch: dict[K, list[asyncio.Future[V | None]]], group: Hashable) -> None:
         waiting = [(key, future) for key, futures in batch.items() for future in futures]
         try:
-            values = await self._many(list(batch))
+            values = await self._many(list(batch), group)
         except Exception as error:
             for _, future in waiting:
                 if not future.done():

@@ -96,8 +96,8 @@ async def test_a_load_that_began_before_a_write_is_not_kept(db: MultiDB, user: U
     pause = Pause()
     load = db.users._load
 
-    async def slow_load(id: UUID) -> User | None:
-        row = await load(id)
+    async def slow_load(id: UUID, company: UUID | None) -> User | None:
+        row = await load(id, company)
         await pause()
         return row
 
@@ -121,8 +121,8 @@ async def test_a_load_before_a_write_does_not_fill_the_lease_of_one_after_it(
     pauses = iter([first, second])
     load = db.users._load
 
-    async def slow_load(id: UUID) -> User | None:
-        row = await load(id)
+    async def slow_load(id: UUID, company: UUID | None) -> User | None:
+        row = await load(id, company)
         await next(pauses)()
         return row
 

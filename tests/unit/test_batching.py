@@ -17,14 +17,16 @@ class Store:
 
     def __init__(self) -> None:
         self.trips: list[list[int]] = []
+        self.groups: list[object] = []
         self.callers: list[str] = []
         self.open = asyncio.Event()
         self.error: Exception | None = None
 
-    async def one(self, key: int) -> str | None:
+    async def one(self, key: int, _: object) -> str | None:
         return (await self._trip([key])).get(key)
 
-    async def many(self, keys: Sequence[int]) -> Mapping[int, str]:
+    async def many(self, keys: Sequence[int], group: object) -> Mapping[int, str]:
+        self.groups.append(group)
         return await self._trip(list(keys))
 
     async def _trip(self, keys: list[int]) -> dict[int, str]:
@@ -55,6 +57,19 @@ async def test_alone_a_call_goes_out_at_once_in_its_own_task():
     caller.set("me")
     assert await store.batcher().get(2) == "2"
     assert store.callers == ["me"]
+
+
+async def test_keys_of_different_groups_never_share_a_trip():
+    store = Store()
+    batcher = store.batcher(lanes=1)
+    first = asyncio.create_task(batcher.get(0, "a"))
+    await turns()
+    others = [asyncio.create_task(batcher.get(key, group)) for key, group in [(2, "a"), (2, "b"), (4, "b")]]
+    await turns()
+    store.open.set()
+    assert await asyncio.gather(first, *others) == ["0", "2", "2", "4"]
+    assert sorted(store.trips) == [[0], [2], [2, 4]]
+    assert store.groups == ["a", "b"]
 
 
 async def test_those_who_find_the_lanes_taken_share_one_trip():
@@ -100,7 +115,7 @@ async def test_enough_who_wait_take_a_lane_of_their_own():
     batcher = store.batcher(lanes=3, enough=4)
     first = ask(batcher, range(1))
     await turns()
-    batcher._waiting[98] = [asyncio.get_running_loop().create_future()]  # one who waits already
+    batcher._waiting[None] = {98: [asyncio.get_running_loop().create_future()]}  # one who waits already
     rest = ask(batcher, range(1, 8))
     await turns()
     assert store.trips == [[0], [98, 1, 2, 3], [4, 5, 6, 7]]
@@ -214,11 +229,11 @@ async def test_an_error_reaches_each_caller_as_its_own():
 
 
 async def test_an_error_in_a_values_place_is_for_those_who_asked_for_it():
-    async def one(key: int) -> str | None:
+    async def one(key: int, _: object) -> str | None:
         await turns(3)
         return str(key)
 
-    async def many(keys: Sequence[int]) -> Mapping[int, str | Exception]:
+    async def many(keys: Sequence[int], _: object) -> Mapping[int, str | Exception]:
         return {key: KeyError(key) if key == 4 else str(key) for key in keys}
 
     zero, two, four, also_four, six = ask(Batcher(one, many, lanes=1), [0, 2, 4, 4, 6])
@@ -231,17 +246,17 @@ async def test_an_error_in_a_values_place_is_for_those_who_asked_for_it():
 async def test_one_slow_answer_does_not_keep_everybody():
     hung = asyncio.Event()
 
-    async def one(key: int) -> str | None:
+    async def one(key: int, _: object) -> str | None:
         await hung.wait()
         return str(key)
 
-    async def many(keys: Sequence[int]) -> Mapping[int, str]:
+    async def many(keys: Sequence[int], _: object) -> Mapping[int, str]:
         return {key: str(key) for key in keys}
 
     batcher = Batcher(one, many, lanes=2)
     slow = ask(batcher, [0])
     await turns()
-    batcher._waiting[1] = [asyncio.get_running_loop().create_future()]  # one who waits already
+    batcher._waiting[None] = {1: [asyncio.get_running_loop().create_future()]}  # one who waits already
     async with asyncio.timeout(5):
         assert await asyncio.gather(*ask(batcher, [2, 4, 6])) == ["2", "4", "6"]
     assert not slow[0].done()

@@ -7,6 +7,7 @@ import pytest
 
 from multidb import errors
 from multidb.errors import (
+    ConflictError,
     ConstraintError,
     LockNotAcquiredError,
     MultiDBError,
@@ -21,7 +22,12 @@ CLASSES = sorted(
 )
 #: What a class knows beyond store, operation and retryable.
 EXTRAS: dict[type[MultiDBError], dict[str, object]] = {
-    ConstraintError: {"constraint": "users_email_key", "columns": ("email", "tenant_id")},
+    ConstraintError: {
+        "constraint": "users_email_key",
+        "columns": ("email", "tenant_id"),
+        "keys": (("a@b", 1),),
+    },
+    ConflictError: {"version": 7},
     RateLimitExceededError: {"decision": {"allowed": False, "retry_after": 3}},
 }
 

@@ -173,14 +173,22 @@ def test_making_the_database_is_by_keyword_past_the_settings() -> None:
     ] == [("settings", "POSITIONAL_OR_KEYWORD"), ("repositories", "KEYWORD_ONLY")]
 
 
-def test_only_find_takes_any_number_of_filters() -> None:
+def test_only_calls_about_many_take_any_number_of_filters() -> None:
     variadic = {
         name
         for cls in CALLED
         for name, signature in functions(cls)
         if any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values())
     }
-    assert variadic <= {"find", "find_one", "stream", "count", "exists"}
+    assert variadic <= {
+        "find",
+        "find_one",
+        "stream",
+        "count",
+        "exists",
+        "update_many",
+        "delete_many",
+    }
 
 
 @pytest.mark.parametrize("cls", CALLED, ids=lambda cls: cls.__name__)

@@ -367,12 +367,18 @@ ON_ROWS: dict[str, Callable[[Any, BaseModel], Awaitable[Any]]] = {
     "get_many": lambda rows, _: rows.get_many([ID]),
     "find": lambda rows, _: rows.find(),
     "find_one": lambda rows, _: rows.find_one(id=ID),
+    "stream": lambda rows, _: anext(rows.stream()),
+    "related": lambda rows, _: rows.related([ID], by="id"),
     "count": lambda rows, _: rows.count(),
     "exists": lambda rows, _: rows.exists(),
     "add": lambda rows, new: rows.add(new),
     "add_many": lambda rows, new: rows.add_many([new]),
     "update": lambda rows, _: rows.update(ID, name="Ada"),
+    "update_many": lambda rows, _: rows.update_many(id=ID, changes={"name": "Ada"}),
+    "upsert": lambda rows, new: rows.upsert(new),
+    "upsert_many": lambda rows, new: rows.upsert_many([new]),
     "delete": lambda rows, _: rows.delete(ID),
+    "delete_many": lambda rows, _: rows.delete_many(id=ID),
     "restore": lambda rows, _: rows.restore(ID),
 }
 CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {

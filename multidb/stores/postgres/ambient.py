@@ -11,12 +11,22 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, TypeAlias
+from uuid import UUID
 
 from asyncpg.pool import PoolConnectionProxy
 
 from multidb.errors import TransactionError
 
-__all__ = ["AfterCommit", "Connection", "OnCommit", "Transaction", "enter", "leave", "transaction_of"]
+__all__ = [
+    "TENANT_ROLE",
+    "AfterCommit",
+    "Connection",
+    "OnCommit",
+    "Transaction",
+    "enter",
+    "leave",
+    "transaction_of",
+]
 
 if TYPE_CHECKING:
     import asyncpg
@@ -25,6 +35,14 @@ if TYPE_CHECKING:
 else:
     Connection = PoolConnectionProxy
 
+#: The role whose statements row level security holds to one company's rows. It cannot log in.
+TENANT_ROLE = "multidb_tenant"
+
+#: Makes the statements that follow in this transaction see what `seen` says.
+SEE = "SELECT set_config('role', $1, true), set_config('multidb.company_id', $2, true)"
+
+_UNKNOWN = object()
+
 #: Something to do once the outermost transaction's COMMIT has been sent, whatever became of it.
 AfterCommit: TypeAlias = Callable[[], Awaitable[None]]
 
@@ -32,6 +50,11 @@ AfterCommit: TypeAlias = Callable[[], Awaitable[None]]
 OnCommit: TypeAlias = Callable[[], Awaitable[object]]
 
 _ambient: ContextVar["Transaction | None"] = ContextVar("multidb_transaction", default=None)
+
+
+def seen(tenant: UUID | None) -> tuple[str, str]:
+    """Return the arguments of `SEE` for one company's rows, or for everybody's."""
+    return ("none", "") if tenant is None else (TENANT_ROLE, str(tenant))
 
 
 class Transaction:
@@ -46,6 +69,8 @@ class Transaction:
         self.outer = _ambient.get()
         self.task = asyncio.current_task()
         self.ended = False
+        #: Whose rows the connection's statements now see. A savepoint begins with its transaction's.
+        self.tenant: UUID | object | None = None if depth == 0 or self.outer is None else self.outer.tenant
         self.after_commit: list[AfterCommit] = []
         self.when_committed: list[OnCommit] = []
 
@@ -56,6 +81,14 @@ class Transaction:
         logged: the commit has happened, and the others run all the same.
         """
         self.when_committed.append(action)
+
+    async def see(self, tenant: UUID | None) -> None:
+        """Make the statements that follow see one company's rows only, or everybody's."""
+        if tenant != self.tenant:
+            # Until the answer is there, nobody knows.
+            self.tenant = _UNKNOWN
+            await self.connection.fetch(SEE, *seen(tenant))
+            self.tenant = tenant
 
     def forget(self) -> None:
         """Drop what was to be done after the commit: there will be none."""

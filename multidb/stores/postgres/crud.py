@@ -1,40 +1,113 @@
-"""The statements a table's repository runs again and again, each compiled once."""
+"""The statements over a table, each compiled once for its shape and run with other values ever after."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from pydantic_core import to_jsonable_python
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeEngine
 
+from multidb.stores.postgres.filtering import Where
+from multidb.stores.postgres.keyset import Keyset
 from multidb.stores.postgres.statements import Statement, encoder
 
 __all__ = ["Crud"]
+
+#: How many statements of filters' shapes are kept. Past it the oldest goes, and is compiled anew when needed.
+_MOST = 500
 
 
 class Crud:
     """Statements over one table that read and return `fields`.
 
     A table with `deleted_at` is deleted from by marking: statements then see only the rows
-    that are not marked, but for `restore`.
+    that are not marked, but for `restore`. With `tenant`, a column, they see and change only the
+    rows where it is `:_tenant`.
     """
 
-    def __init__(self, table: sa.Table, fields: Iterable[str]) -> None:
+    def __init__(self, table: sa.Table, fields: Iterable[str], tenant: str | None = None) -> None:
         self.table = table
         self.columns = [table.c[name] for name in fields]
         self.marks_deleted = "deleted_at" in table.c
-        self.living: sa.ColumnElement[bool] = (
-            table.c.deleted_at.is_(None) if self.marks_deleted else sa.true()
-        )
+        self._ours = sa.true() if tenant is None else table.c[tenant] == self._given(tenant, "_tenant")
+        self._visible = sa.and_(self._ours, *([table.c.deleted_at.is_(None)] if self.marks_deleted else []))
         self._compiled: dict[object, Statement] = {}
 
         #: The row with `:id`.
-        self.get = Statement(self.select(table.c.id == self._given("id")))
+        self.get = Statement(self._select().where(table.c.id == self._given("id")))
         #: The rows with any of `:ids`.
-        ids = sa.bindparam("ids", None, type_=sa.ARRAY(table.c.id.type))
-        self.get_many = Statement(self.select(table.c.id == sa.any_(ids)))
+        self.get_many = Statement(self._select().where(table.c.id == sa.any_(self._several("id", "ids"))))
 
-    def select(self, *where: sa.ColumnElement[bool]) -> sa.Select[Any]:
-        """Return a query of the living rows that match."""
-        return sa.select(*self.columns).where(self.living, *where)
+    # --- reading
+
+    def find(
+        self, where: Where, keyset: Keyset, nulls: Sequence[bool] | None, *, backwards: bool
+    ) -> Statement:
+        """The first `:_limit` rows that match, in order; after the position `:_k0`, … if `nulls` is given."""
+
+        def build() -> sa.Select[Any]:
+            query = keyset.ordered(self._select(where), backwards=backwards)
+            if nulls is not None:
+                query = query.where(keyset.beyond(nulls, backwards=backwards))
+            return query.limit(sa.bindparam("_limit", None, type_=sa.Integer))
+
+        position = None if nulls is None else tuple(nulls)
+        return self._kept(("find", keyset.names, position, backwards), where, build)
+
+    def count(self, where: Where) -> Statement:
+        """How many rows match."""
+        return self._kept(
+            ("count",),
+            where,
+            lambda: self._select(where).with_only_columns(sa.func.count(), maintain_column_froms=True),
+        )
+
+    def exists(self, where: Where) -> Statement:
+        """Whether any row matches."""
+        return self._kept(("exists",), where, lambda: sa.select(self._select(where).exists()))
+
+    def present(self, name: str) -> Statement:
+        """Which of `:values` some row has in a column."""
+
+        def build() -> sa.Select[Any]:
+            asked = sa.func.unnest(self._several(name, "values")).table_valued("value").render_derived()
+            holds = self._select().where(self.table.c[name] == asked.c.value).exists()
+            return sa.select(asked.c.value).where(holds)
+
+        return self._once(("present", name), build)
+
+    def related(self, by: str, keyset: Keyset, through: tuple[str, str] | None) -> Statement:
+        """The rows that have any of `:values` in the column `by`, in order, and that value as `of`.
+
+        With `through`, a table and a column of it, the rows whose ids stand in that column where
+        `by`, then a column of that table too, is one of the values.
+        """
+
+        def build() -> sa.Select[Any]:
+            if through is None:
+                of, query = self.table.c[by], self._select()
+            else:
+                other = self.table.metadata.tables[through[0]]
+                of = other.c[by]
+                query = self._select().join(other, other.c[through[1]] == self.table.c.id)
+            values = sa.bindparam("values", None, type_=sa.ARRAY(of.type))
+            return keyset.ordered(query.add_columns(of.label("of")).where(of == sa.any_(values)))
+
+        return self._once(("related", by, keyset.names, through), build)
+
+    def taken(self, names: Sequence[str], predicate: sa.ColumnElement[bool] | None) -> Statement:
+        """Which of the keys in the arrays `:name` some row has; `predicate` is that of the unique index."""
+
+        def build() -> sa.Select[Any]:
+            keys = self._unnested(names)
+            same = [self.table.c[name] == keys.c[name] for name in names]
+            row = sa.select(self.table).where(*same, sa.true() if predicate is None else predicate)
+            return sa.select(*(keys.c[name] for name in names)).where(row.exists())
+
+        return self._once(("taken", tuple(names)), build)
+
+    # --- writing
 
     def insert(self, names: Iterable[str]) -> Statement:
         """Add a row with the values `:name` of each name; returns it."""
@@ -44,6 +117,44 @@ class Crud:
             lambda: sa.insert(self.table).values(self._values(names)).returning(*self.columns),
         )
 
+    def insert_many(self, names: Iterable[str]) -> Statement:
+        """Add rows of the arrays `:name`: all or none."""
+        names = tuple(names)
+        return self._once(("insert many", names), lambda: self._insertion(names))
+
+    def insert_new(self, names: Iterable[str]) -> Statement:
+        """Add rows of the arrays `:name`, but those that conflict; returns the rows added."""
+        names = tuple(names)
+        return self._once(
+            ("insert new", names),
+            lambda: self._insertion(names).on_conflict_do_nothing().returning(*self.columns),
+        )
+
+    def upsert(
+        self, names: Iterable[str], changed: Iterable[str], index: tuple[Sequence[str], Any], *, many: bool
+    ) -> Statement:
+        """Add a row, or change `changed` of the one that has its key in `index`; returns it.
+
+        With `many`, rows of the arrays `:name`, no two of one key. `index` is its columns and its
+        predicate. A row of another tenant is left alone, and nothing is returned for it.
+        """
+        names, changed, (columns, predicate) = tuple(names), tuple(changed), index
+
+        def build() -> sa.UpdateBase:
+            insert = (
+                self._insertion(names) if many else postgresql.insert(self.table).values(self._values(names))
+            )
+            # Also with nothing to change, for only a row that is written is returned.
+            kept = self._kept_by_us() if changed else {"id": self.table.c.id}
+            return insert.on_conflict_do_update(
+                index_elements=columns,
+                index_where=predicate,
+                set_={**{name: insert.excluded[name] for name in changed}, **kept},
+                where=self._ours,
+            ).returning(*self.columns)
+
+        return self._once(("upsert", names, changed, tuple(columns), many), build)
+
     def record(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return a row as COPY takes it, in the order of `values`."""
         return tuple(
@@ -51,47 +162,139 @@ class Crud:
             for name, value in values.items()
         )
 
-    def update(self, names: Iterable[str], *, versioned: bool) -> Statement:
-        """Change the row with `:given_id`, and `:given_version` if versioned; returns it."""
+    def arrays(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+        """Return rows by column, as the statements of many rows take them."""
+        return {
+            name: [to_jsonable_python(row[name]) for row in rows]
+            if isinstance(self.table.c[name].type, sa.ARRAY)
+            else [row[name] for row in rows]
+            for name in rows[0]
+        }
+
+    def update(self, names: Iterable[str], *, versioned: bool, fenced: bool = False) -> Statement:
+        """Change the row with `:given_id`, and `:given_version` if versioned; returns it.
+
+        If fenced, it takes `:fence` over, and only where no higher one stands.
+        """
         names = tuple(names)
-        return self._once(
-            ("update", names, versioned), lambda: self._change(self._values(names), self.living, versioned)
+
+        def build() -> sa.UpdateBase:
+            values: dict[str, Any] = self._values(names)
+            where = self._visible
+            if fenced:
+                values["fence"] = self._given("fence")
+                where = sa.and_(where, self.table.c.fence <= values["fence"])
+            return self._change(values, self._is_given(versioned), where).returning(*self.columns)
+
+        return self._once(("update", names, versioned, fenced), build)
+
+    def update_many(self, names: Iterable[str], where: Where, *, ids: bool) -> Statement:
+        """Change the rows that match to the values `:name`; returns their ids, or else their number."""
+        names = tuple(names)
+        return self._kept(
+            ("update many", names, ids),
+            where,
+            lambda: self._told(
+                self._change(self._values(names), self._visible, where.expression(self.table)), ids
+            ),
         )
 
     def delete(self, *, versioned: bool) -> Statement:
         """Delete or mark the row with `:given_id`, and `:given_version` if versioned; returns it."""
+        return self._once(
+            ("delete", versioned), lambda: self._removal(self._is_given(versioned)).returning(*self.columns)
+        )
 
-        def build() -> sa.UpdateBase:
-            if self.marks_deleted:
-                return self._change({"deleted_at": sa.func.now()}, self.living, versioned)
-            return sa.delete(self.table).where(self._is_given(versioned)).returning(*self.columns)
-
-        return self._once(("delete", versioned), build)
+    def delete_many(self, where: Where, *, ids: bool) -> Statement:
+        """Delete or mark the rows that match; returns their ids, or else their number."""
+        return self._kept(
+            ("delete many", ids), where, lambda: self._told(self._removal(where.expression(self.table)), ids)
+        )
 
     def restore(self) -> Statement:
         """Take the mark off the row with `:given_id`; returns it."""
-        marked = self.table.c.deleted_at.is_not(None)
-        return self._once("restore", lambda: self._change({"deleted_at": None}, marked, versioned=False))
+        marked = sa.and_(self._ours, self.table.c.deleted_at.is_not(None))
+        return self._once(
+            "restore",
+            lambda: self._change({"deleted_at": None}, marked, self._is_given(versioned=False)).returning(
+                *self.columns
+            ),
+        )
 
-    def _change(
-        self, values: Mapping[str, Any], where: sa.ColumnElement[bool], versioned: bool
-    ) -> sa.UpdateBase:
-        kept = {"version": self.table.c.version + 1, "updated_at": sa.func.now()}
-        change = sa.update(self.table).where(self._is_given(versioned), where)
-        return change.values({**values, **kept}).returning(*self.columns)
+    # --- how
+
+    def _select(self, where: Where | None = None) -> sa.Select[Any]:
+        query = sa.select(*self.columns).where(self._visible)
+        return query if where is None else query.where(where.expression(self.table))
+
+    def _insertion(self, names: Sequence[str]) -> postgresql.Insert:
+        rows = self._unnested(names)
+        return postgresql.insert(self.table).from_select(names, sa.select(*(rows.c[name] for name in names)))
+
+    def _removal(self, where: sa.ColumnElement[bool]) -> sa.Update | sa.Delete:
+        if self.marks_deleted:
+            return self._change({"deleted_at": sa.func.now()}, self._visible, where)
+        return sa.delete(self.table).where(self._visible, where)
+
+    def _change(self, values: Mapping[str, Any], *where: sa.ColumnElement[bool]) -> sa.Update:
+        return sa.update(self.table).where(*where).values({**values, **self._kept_by_us()})
+
+    def _kept_by_us(self) -> dict[str, Any]:
+        return {"version": self.table.c.version + 1, "updated_at": sa.func.now()}
+
+    def _told(self, change: sa.Update | sa.Delete, ids: bool) -> sa.Executable:
+        if ids:
+            return change.returning(self.table.c.id)
+        changed = change.returning(sa.literal_column("1")).cte("changed")
+        return sa.select(sa.func.count()).select_from(changed)
 
     def _is_given(self, versioned: bool) -> sa.ColumnElement[bool]:
         names = ("id", "version") if versioned else ("id",)
         return sa.and_(*(self.table.c[name] == self._given(name, f"given_{name}") for name in names))
 
-    def _values(self, names: Iterable[str]) -> dict[str, sa.BindParameter[Any]]:
+    def _values(self, names: Collection[str]) -> dict[str, sa.BindParameter[Any]]:
         return {name: self._given(name) for name in names}
 
     def _given(self, name: str, parameter: str | None = None) -> sa.BindParameter[Any]:
         return sa.bindparam(parameter or name, None, type_=self.table.c[name].type)
 
-    def _once(self, key: object, build: Callable[[], sa.UpdateBase]) -> Statement:
+    def _several(self, name: str, parameter: str) -> sa.BindParameter[Any]:
+        return sa.bindparam(parameter, None, type_=sa.ARRAY(self.table.c[name].type))
+
+    def _unnested(self, names: Collection[str]) -> sa.Subquery:
+        """Return rows made of the arrays that `arrays` makes."""
+        given = (
+            sa.func.unnest(
+                *(sa.bindparam(name, None, type_=sa.ARRAY(self._travelling(name))) for name in names)
+            )
+            .table_valued(*(sa.column(name, self._travelling(name)) for name in names), name="given")
+            .render_derived()
+        )
+        return sa.select(*(self._landed(name, given.c[name]) for name in names)).subquery("rows")
+
+    def _travelling(self, name: str) -> TypeEngine[Any]:
+        # Of arrays of arrays PostgreSQL would unnest the inner ones too.
+        type_ = self.table.c[name].type
+        if isinstance(type_, sa.ARRAY):
+            return postgresql.JSONB(none_as_null=True)
+        # None is SQL's NULL, also where JSON has a null of its own.
+        return type(type_)(none_as_null=True) if isinstance(type_, sa.JSON) else type_
+
+    def _landed(self, name: str, value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        type_ = self.table.c[name].type
+        if not isinstance(type_, sa.ARRAY):
+            return value.label(name)
+        item = sa.func.jsonb_array_elements_text(value).column_valued("item")
+        array = sa.cast(sa.func.array(sa.select(item).scalar_subquery()), type_)
+        return sa.case((value.is_not(None), array)).label(name)
+
+    def _once(self, key: object, build: Callable[[], Any]) -> Statement:
         statement = self._compiled.get(key)
         if statement is None:
             statement = self._compiled[key] = Statement(build())
+            if len(self._compiled) > _MOST:
+                del self._compiled[next(iter(self._compiled))]
         return statement
+
+    def _kept(self, key: tuple[Any, ...], where: Where, build: Callable[[], Any]) -> Statement:
+        return Statement(build()) if where.shape is None else self._once((*key, where.shape), build)

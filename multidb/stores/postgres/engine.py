@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit, urlunsplit
+from uuid import UUID
 
 import asyncpg
 
@@ -16,7 +17,7 @@ from multidb.stores.batching import Batcher
 from multidb.stores.postgres.ambient import Connection
 from multidb.stores.postgres.errors import heedless, translating
 from multidb.stores.postgres.statements import Statement
-from multidb.stores.postgres.transactions import Transactions
+from multidb.stores.postgres.transactions import Options, Transactions
 from multidb.stores.store import Answer, Store
 
 __all__ = ["PostgresStore", "Record", "connect"]
@@ -64,19 +65,21 @@ class PostgresStore(Store[Pool]):
         *,
         operation: str,
         columns_of: Mapping[str, Sequence[str]] | None = None,
+        tenant: UUID | None = None,
     ) -> list[Record]:
         """Run one statement and return its rows.
 
-        `columns_of` tells, for the errors, which columns each unique index covers.
+        `columns_of` tells, for the errors, which columns each unique index covers. With `tenant`
+        the database itself lets the statement see and write that company's rows only.
         """
         with translating(operation, columns_of):
-            async with self._connection(operation) as connection:
+            async with self._connection(operation, tenant) as connection:
                 return await connection.fetch(statement.sql, *statement.arguments(values))
 
     def batcher(
         self,
-        one: Callable[[K], Awaitable[V | None]],
-        many: Callable[[Sequence[K]], Awaitable[Mapping[K, V | Exception]]],
+        one: Callable[[K, Any], Awaitable[V | None]],
+        many: Callable[[Sequence[K], Any], Awaitable[Mapping[K, V | Exception]]],
     ) -> Batcher[K, V]:
         """Return a batcher whose round trips have ended when `close` returns."""
         batcher = Batcher(one, many)
@@ -91,10 +94,11 @@ class PostgresStore(Store[Pool]):
         *,
         operation: str,
         columns_of: Mapping[str, Sequence[str]] | None = None,
+        tenant: UUID | None = None,
     ) -> None:
         """Add `records` by COPY: all of them or, on any error, none."""
         with translating(operation, columns_of):
-            async with self._connection(operation) as connection:
+            async with self._connection(operation, tenant) as connection:
                 await connection.copy_records_to_table(table, records=records, columns=list(columns))
 
     @property
@@ -136,13 +140,20 @@ class PostgresStore(Store[Pool]):
         )
 
     @asynccontextmanager
-    async def _connection(self, operation: str) -> AsyncIterator[Connection]:
+    async def _connection(self, operation: str, tenant: UUID | None) -> AsyncIterator[Connection]:
         transaction = self.transactions.current()
         if transaction is not None:
+            await transaction.see(tenant)
             yield transaction.connection
-        else:
-            async with self._pooled(operation) as connection:
+            return
+        async with self._pooled(operation) as connection:
+            if tenant is None:
                 yield connection
+            else:
+                # What the connection sees ends with the transaction, so that nothing of it is left
+                # for the next borrower, nor behind a pooler that shares connections by transaction.
+                async with self.transactions.on(connection, Options(tenant=tenant)):
+                    yield connection
 
     @asynccontextmanager
     async def _pooled(self, operation: str) -> AsyncIterator[Connection]:

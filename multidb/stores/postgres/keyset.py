@@ -5,7 +5,7 @@ last in ascending and first in descending order: PostgreSQL's own default, which
 """
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,50 +26,68 @@ class Keyset:
         if "id" not in (name for name, _ in keys):
             keys.append(("id", bool(keys) and keys[-1][1]))
         self._keys = [(table.c[name], descending) for name, descending in keys]
+        #: The same order has the same names.
+        self.names = tuple(keys)
 
-    def ordered(self, query: sa.Select[Any]) -> sa.Select[Any]:
-        """Return the query in this order."""
-        return query.order_by(*(column.desc() if descending else column for column, descending in self._keys))
+    @staticmethod
+    @lru_cache(maxsize=1000)
+    def of(table: sa.Table, names: tuple[str, ...]) -> "Keyset":
+        """Return the order, made once for all who ask for it."""
+        return Keyset(table, names)
+
+    def ordered(self, query: sa.Select[Any], *, backwards: bool = False) -> sa.Select[Any]:
+        """Return the query in this order, or in the opposite one."""
+        return query.order_by(
+            *(column.desc() if descending is not backwards else column for column, descending in self._keys)
+        )
 
     def position(self, row: Record) -> list[Any]:
         """Return where a row stands in the order, as JSON values."""
         return [to_jsonable_python(row[column.name]) for column, _ in self._keys]
 
-    def read(self, position: Sequence[Any]) -> list[Any]:
-        """Return a position as the columns' own values."""
-        return [
-            None if value is None else _reader(column.type).validate_python(value)
-            for (column, _), value in zip(self._keys, position, strict=True)
-        ]
+    def read(self, position: Sequence[Any]) -> dict[str, Any]:
+        """Return a position as the columns' own values, by the names of `beyond`'s parameters."""
+        return {
+            f"_k{number}": None if value is None else _reader(column.type).validate_python(value)
+            for number, ((column, _), value) in enumerate(zip(self._keys, position, strict=True))
+        }
 
-    def after(self, position: Sequence[Any]) -> sa.ColumnElement[bool]:
-        """Return the condition of coming after `position`."""
-        here = list(zip(self._keys, position, strict=True))
-        one_way = len({descending for (_, descending), _ in here}) == 1
-        if one_way and not any(column.nullable for (column, _), _ in here):
+    def beyond(self, nulls: Sequence[bool], *, backwards: bool = False) -> sa.ColumnElement[bool]:
+        """Return the condition of coming after a position, or before it.
+
+        `nulls` tells which of its values are null; the others are parameters `_k0`, `_k1`, …
+        """
+        keys = [(column, descending is not backwards) for column, descending in self._keys]
+        bounds = [
+            None if null else sa.bindparam(f"_k{number}", None, type_=column.type)
+            for number, ((column, _), null) in enumerate(zip(keys, nulls, strict=True))
+        ]
+        one_way = len({descending for _, descending in keys}) == 1
+        if one_way and not any(column.nullable for column, _ in keys):
             # As a comparison of rows one range scan of an index answers it.
-            row = sa.tuple_(*(column for (column, _), _ in here))
-            bound = sa.tuple_(*(sa.literal(value, column.type) for (column, _), value in here))
-            descending = self._keys[0][1]
-            comparison: sa.ColumnElement[bool] = row < bound if descending else row > bound
+            row = sa.tuple_(*(column for column, _ in keys))
+            bound = sa.tuple_(*(each for each in bounds if each is not None))
+            comparison: sa.ColumnElement[bool] = row < bound if keys[0][1] else row > bound
             return comparison
         condition: sa.ColumnElement[bool] = sa.false()
-        for (column, descending), value in reversed(here):
-            condition = sa.or_(_beyond(column, descending, value), sa.and_(_equal(column, value), condition))
+        for (column, descending), value in reversed(list(zip(keys, bounds, strict=True))):
+            same = column.is_(None) if value is None else column == value
+            condition = sa.or_(_beyond(column, descending, value), sa.and_(same, condition))
+        (column, descending), value = keys[0], bounds[0]
+        if value is not None and (descending or not column.nullable):
+            # Says nothing new, but is a range that an index can begin at.
+            condition = sa.and_(column <= value if descending else column >= value, condition)
         return condition
 
 
-def _beyond(column: sa.Column[Any], descending: bool, value: Any) -> sa.ColumnElement[bool]:
+def _beyond(
+    column: sa.Column[Any], descending: bool, value: sa.BindParameter[Any] | None
+) -> sa.ColumnElement[bool]:
     if value is None:
         return column.is_not(None) if descending else sa.false()
-    bound = sa.literal(value, column.type)
-    beyond: sa.ColumnElement[bool] = column < bound if descending else column > bound
+    beyond: sa.ColumnElement[bool] = column < value if descending else column > value
     # Null is greater than every value.
     return sa.or_(beyond, column.is_(None)) if column.nullable and not descending else beyond
-
-
-def _equal(column: sa.Column[Any], value: Any) -> sa.ColumnElement[bool]:
-    return column.is_(None) if value is None else column == sa.literal(value, column.type)
 
 
 @cache

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Literal, TypeAlias, TypeVar, get_args
+from uuid import UUID
 
 from multidb.errors import (
     ConflictError,
@@ -20,6 +21,7 @@ from multidb.errors import (
 )
 from multidb.stores.completion import complete
 from multidb.stores.postgres.ambient import (
+    TENANT_ROLE,
     AfterCommit,
     Connection,
     OnCommit,
@@ -48,6 +50,11 @@ class Options:
     read_only: bool = False
     #: How long it may take, from BEGIN until COMMIT is sent; it is rolled back then.
     timeout: timedelta | None = None
+    #: Who acts, and for which request: what the audit log will say.
+    actor: str | None = None
+    request_id: str | None = None
+    #: The company whose rows its first statements see.
+    tenant: UUID | None = None
 
     def begin(self) -> str:
         """Return the statement that begins it. Raises: DataError for an isolation there is not."""
@@ -56,8 +63,14 @@ class Options:
                 f"`isolation` must be one of {', '.join(get_args(Isolation))}", operation="transaction"
             )
         isolation = f" ISOLATION LEVEL {self.isolation.upper()}" if self.isolation else ""
-        return f"BEGIN{isolation}{' READ ONLY' if self.read_only else ''}"
+        # In one message, for it is a round trip a statement. A UUID needs no quoting.
+        see = f"; SET LOCAL ROLE {TENANT_ROLE}; SET LOCAL multidb.company_id = '{self.tenant}'"
+        begin = f"BEGIN{isolation}{' READ ONLY' if self.read_only else ''}"
+        return begin if self.tenant is None else begin + see
 
+
+#: Tells the audit triggers who acts, for this transaction only.
+_ACT = "SELECT set_config('multidb.actor', $1, true), set_config('multidb.request_id', $2, true)"
 
 #: Before a transaction is replayed, up to this many seconds, doubled each time.
 _PAUSE = 0.005
@@ -91,21 +104,23 @@ class Transactions:
         timeout; UnavailableError if the connection breaks, also while committing: then whether
         it committed is not known.
         """
-        outer = transaction_of(self)
+        outer = self.current()
         if outer is None:
             async with self._outermost(options) as transaction:
                 yield transaction
             return
         if options != PLAIN:
             raise TransactionError(
-                "isolation, read_only and timeout belong to the outermost transaction; this is a savepoint",
+                "options belong to the outermost transaction; this is a savepoint in one",
                 store="postgres",
                 operation="transaction",
             )
         savepoint = None
         try:
-            async with self._begin(outer.connection, outer.depth + 1, options) as savepoint:
+            async with self.on(outer.connection, options, outer.depth + 1) as savepoint:
                 yield savepoint
+            # What it set stays set; if it was rolled back, so was that.
+            outer.tenant = savepoint.tenant
         finally:
             # Also after a cancellation, which may come when the savepoint was released already
             # and be caught within the outer transaction. Rolled back, it has forgotten them.
@@ -135,7 +150,7 @@ class Transactions:
 
         It runs to its end even if the caller is cancelled. A rolled-back savepoint forgets it.
         """
-        transaction = transaction_of(self)
+        transaction = self.current()
         if transaction is not None:
             transaction.after_commit.append(action)
         else:
@@ -150,7 +165,7 @@ class Transactions:
             try:
                 async with (
                     self._connection("transaction") as connection,
-                    self._begin(connection, 0, options) as transaction,
+                    self.on(connection, options) as transaction,
                 ):
                     yield transaction
                 committed = transaction.when_committed
@@ -161,9 +176,10 @@ class Transactions:
         await _run_all(committed)
 
     @asynccontextmanager
-    async def _begin(
-        self, connection: Connection, depth: int, options: Options
+    async def on(
+        self, connection: Connection, options: Options, depth: int = 0
     ) -> AsyncIterator[Transaction]:
+        """Run the block in a transaction on `connection`, or in a savepoint `depth` deep in one."""
         transaction = Transaction(self, connection, depth)
         begin, end, undo = _statements(depth, options)
         # Translated are the statements, not the body: its errors are the caller's own. Each runs to
@@ -178,6 +194,10 @@ class Transactions:
         try:
             with translating("transaction"):
                 await complete(connection.execute(begin))
+                if depth == 0:
+                    transaction.tenant = options.tenant
+                if options.actor is not None or options.request_id is not None:
+                    await connection.fetch(_ACT, options.actor or "", options.request_id or "")
             token = enter(transaction)
             try:
                 async with _within(options.timeout):

@@ -1,0 +1,245 @@
+"""Many rows at once: all of them or, on any error, none; never more than a chunk of them in memory."""
+
+from collections import Counter
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Generic, Protocol, TypeVar
+from uuid import UUID
+
+import sqlalchemy as sa
+from pydantic import BaseModel
+
+from multidb.errors import AlreadyExistsError, DataError
+from multidb.repositories.declaration import unique_index
+from multidb.stores.postgres.crud import Crud
+from multidb.stores.postgres.engine import PostgresStore, Record
+from multidb.stores.postgres.statements import Statement
+
+__all__ = ["Bulk", "Progress", "Upsert", "refused"]
+
+NewT = TypeVar("NewT", bound=BaseModel)
+NewT_contra = TypeVar("NewT_contra", bound=BaseModel, contravariant=True)
+T = TypeVar("T")
+
+#: Called with how many rows have been written so far; they stand once the call has returned.
+Progress = Callable[[int], object]
+
+#: Rows a round trip, and in memory.
+_CHUNK = 5_000
+#: From so many rows on COPY is faster than an INSERT of arrays.
+_COPIED = 100
+
+
+class _Write(Protocol[NewT_contra]):
+    """Writes one chunk; `alone` if there is no other, and no transaction around it."""
+
+    async def __call__(self, chunk: Sequence[NewT_contra], *, alone: bool) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Upsert:
+    """How an upsert finds the row that is there already."""
+
+    #: The fields that tell.
+    on: tuple[str, ...]
+    #: The columns of their unique index, and its predicate.
+    index: tuple[Sequence[str], Any]
+
+    @classmethod
+    def by(
+        cls, on: str | Sequence[str], table: sa.Table, unique: Mapping[str, tuple[str, ...]], operation: str
+    ) -> "Upsert":
+        """Return an upsert by these fields. Raises: DataError if no unique index is about them."""
+        names = (on,) if isinstance(on, str) else tuple(on)
+        for constraint, fields in {f"{table.name}_pkey": ("id",), **unique}.items():
+            if set(fields) == set(names) and (index := unique_index(table, constraint)) is not None:
+                return cls(names, index)
+        raise DataError(
+            f"`on`: no unique constraint of `{table.name}` is about {', '.join(names)}", operation=operation
+        )
+
+
+class Bulk(Generic[NewT]):
+    """Writes the rows of one repository."""
+
+    def __init__(
+        self,
+        postgres: PostgresStore,
+        crud: Crud,
+        columns_of: Mapping[str, tuple[str, ...]],
+        values: Callable[[NewT, str], dict[str, Any]],
+        changes: Callable[[NewT, Collection[str]], tuple[str, ...]],
+        company: UUID | None,
+    ) -> None:
+        """`values` gives a new row by column, `changes` the columns an upsert by these fields changes."""
+        self._postgres = postgres
+        self._crud = crud
+        self._columns_of = columns_of
+        self._values = values
+        self._changes = changes
+        self._company = company
+
+    async def add(
+        self, new: Iterable[NewT] | AsyncIterable[NewT], operation: str, progress: Progress | None
+    ) -> int:
+        """Add new rows and return how many."""
+
+        async def write(chunk: Sequence[NewT], *, alone: bool) -> None:
+            rows = [self._values(each, operation) for each in chunk]
+            try:
+                async with _nothing() if alone else self._postgres.transactions.begin():
+                    await self._insert(rows, operation)
+            except AlreadyExistsError as error:
+                raise await self._with_keys(error, chunk, rows, operation) from error.__cause__
+
+        return await self._written(_chunks(new), write, progress)
+
+    async def upsert(
+        self,
+        new: Iterable[NewT] | AsyncIterable[NewT],
+        by: Upsert,
+        operation: str,
+        progress: Progress | None,
+        changed: Callable[[Sequence[UUID]], Awaitable[None]],
+    ) -> int:
+        """Add new rows, or change those that are there, and return how many."""
+
+        async def write(chunk: Sequence[NewT], *, alone: bool) -> None:  # noqa: ARG001 - needs no savepoint
+            rows = [self._values(each, operation) for each in chunk]
+            statement = self._crud.upsert(rows[0], self._changes(chunk[0], by.on), by.index, many=True)
+            stored = await self._fetch(statement, rows, operation)
+            await changed([row["id"] for row in stored])
+            if len(stored) < len(rows):
+                raise refused(by, operation)
+
+        return await self._written(_alike(_chunks(new), by), write, progress)
+
+    async def _written(
+        self,
+        chunks: AsyncGenerator[list[NewT]],
+        write: _Write[NewT],
+        progress: Progress | None,
+    ) -> int:
+        count = 0
+        async with aclosing(chunks):
+            chunk: list[NewT] = await anext(chunks, [])
+            following: list[NewT] = await anext(chunks, [])
+            # One statement by itself is all or nothing already.
+            alone = not following and self._postgres.transactions.current() is None
+            async with _nothing() if alone else self._postgres.transactions.begin():
+                while chunk:
+                    await write(chunk, alone=alone)
+                    count += len(chunk)
+                    if progress is not None:
+                        progress(count)
+                    chunk, following = following, await anext(chunks, []) if following else []
+        return count
+
+    async def _insert(self, rows: Sequence[dict[str, Any]], operation: str) -> None:
+        # Row level security, which a tenant's statements are under, takes no COPY.
+        if len(rows) < _COPIED or self._company is not None:
+            await self._fetch(self._crud.insert_many(rows[0]), rows, operation)
+        else:
+            await self._postgres.copy(
+                self._crud.table.name,
+                list(rows[0]),
+                map(self._crud.record, rows),
+                operation=operation,
+                columns_of=self._columns_of,
+            )
+
+    async def _fetch(
+        self, statement: Statement, rows: Sequence[dict[str, Any]], operation: str
+    ) -> list[Record]:
+        values = self._crud.arrays(rows)
+        if self._company is not None:
+            values["_tenant"] = self._company  # type: ignore[assignment]
+        return await self._postgres.fetch(
+            statement, values, operation=operation, columns_of=self._columns_of, tenant=self._company
+        )
+
+    async def _with_keys(
+        self, error: AlreadyExistsError, chunk: Sequence[NewT], rows: Sequence[dict[str, Any]], operation: str
+    ) -> AlreadyExistsError:
+        """Return the error with the keys that rows have already, or that are given twice."""
+        fields = self._columns_of.get(error.constraint or "")
+        index = unique_index(self._crud.table, error.constraint or "")
+        if fields is None or index is None or not set(index[0]) <= set(rows[0]):
+            return error
+        columns, predicate = index
+        keys = [tuple(row[name] for name in columns) for row in rows]
+        asked = {name: [row[name] for row in rows] for name in columns}
+        statement = self._crud.taken(columns, predicate)
+        stored = await self._postgres.fetch(statement, asked, operation=operation, tenant=self._company)
+        taken = {tuple(row) for row in stored} | {key for key, times in Counter(keys).items() if times > 1}
+        found = (
+            tuple(getattr(new, field) for field in fields)
+            for new, key in zip(chunk, keys, strict=True)
+            if key in taken
+        )
+        return AlreadyExistsError(
+            str(error).removeprefix(f"{operation}: "),
+            constraint=error.constraint,
+            columns=error.columns,
+            keys=tuple(dict.fromkeys(found)),
+            store="postgres",
+            operation=operation,
+        )
+
+
+def refused(by: Upsert, operation: str) -> AlreadyExistsError:
+    """Return the error of an upsert that met another company's row, which it leaves alone."""
+    return AlreadyExistsError(
+        "another company has this value", columns=by.on, store="postgres", operation=operation
+    )
+
+
+async def _chunks(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[list[T]]:
+    """Yield items in lists, taking no more of them than the next list needs."""
+    chunk: list[T] = []
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            chunk.append(item)
+            if len(chunk) == _CHUNK:
+                yield chunk
+                chunk = []
+    else:
+        remaining = iter(items)
+        while len(chunk := list(islice(remaining, _CHUNK))) == _CHUNK:
+            yield chunk
+    if chunk:
+        yield chunk
+
+
+async def _alike(chunks: AsyncGenerator[list[NewT]], by: Upsert) -> AsyncGenerator[list[NewT]]:
+    """Yield lists whose rows give the same fields and have different keys, for one statement each.
+
+    The order stays: of two rows with one key the later one wins, as if written one by one.
+    """
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            alike: list[NewT] = []
+            keys: set[tuple[Any, ...]] = set()
+            for each in chunk:
+                key = tuple(getattr(each, name) for name in by.on)
+                if alike and (key in keys or each.model_fields_set != alike[0].model_fields_set):
+                    yield alike
+                    alike, keys = [], set()
+                alike.append(each)
+                keys.add(key)
+            yield alike
+
+
+def _nothing() -> AbstractAsyncContextManager[None]:
+    return nullcontext()

@@ -1,0 +1,397 @@
+"""`PostgresReader`: the calls every table has that change nothing."""
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Generic, TypeAlias, cast, get_type_hints
+from uuid import UUID
+
+import sqlalchemy as sa
+from typing_extensions import TypeVar
+
+from multidb.cache.codec import Codec
+from multidb.cache.policy import CachePolicy
+from multidb.errors import DataError, NotFoundError, StoreName
+from multidb.models.entity import Entity
+from multidb.models.page import Page
+from multidb.repositories.criteria import OrderBy, fields_class, order_names, where_of
+from multidb.repositories.declaration import check_cache, check_fields, check_table
+from multidb.repositories.relations import Relation, include
+from multidb.repositories.repository import (
+    Repository,
+    Resources,
+    checked_id,
+    known_values,
+    misdeclared,
+    model_arguments,
+    page_size,
+)
+from multidb.repositories.rows import row_reader
+from multidb.stores.postgres.crud import Crud
+from multidb.stores.postgres.engine import Record
+from multidb.stores.postgres.filtering import Filter, Where
+from multidb.stores.postgres.keyset import Keyset
+from multidb.stores.postgres.statements import Statement
+from multidb.stores.redis.keys import KeyPattern
+
+__all__ = ["PostgresReader"]
+
+ModelT = TypeVar("ModelT", bound=Entity)
+
+#: By which field, in which order, through which table and column, and whose.
+_Relatives: TypeAlias = tuple[str, str, tuple[str, str] | None, UUID | None]
+
+#: Rows a round trip of `stream`.
+_STREAMED = 1000
+
+
+class PostgresReader(Repository, Generic[ModelT]):
+    """Rows of one table, as `ModelT`, to be read.
+
+    The table has a column for every field of the model, and `id`. With a column `deleted_at`, no
+    call sees a row that is marked there.
+
+    Filters are conditions over the fields, `db.users.c.name.ilike("a%")`, or SQLAlchemy expressions
+    over `table.c`; what is given by name, `name="Ada"`, must be equal (None for null).
+
+    With `tenant`, the field that names the company a row belongs to, every call inside
+    `db.tenant(...)` sees that company's rows only.
+
+    Every method takes part in the ambient `db.transaction()`. All raise UnavailableError if
+    PostgreSQL cannot be reached, and DataError for a value or a field name that does not fit.
+    """
+
+    store: ClassVar[StoreName] = "postgres"
+    table: ClassVar[sa.Table]
+    #: The order of `find` where the caller names none.
+    order_by: ClassVar[str] = "id"
+    #: How `get` is cached; None reads PostgreSQL each time.
+    cache: ClassVar[CachePolicy | None] = None
+    #: The field that holds the id of the company a row belongs to; None where rows belong to nobody.
+    tenant: ClassVar[str | None] = None
+    #: What `include` may name, and how it is found.
+    relations: ClassVar[Mapping[str, Relation]] = {}
+    #: The fields, to make conditions and orders of. A subclass annotates its own class of them.
+    c: ClassVar[Any]
+
+    model: ClassVar[type[Entity]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        models = model_arguments(cls, PostgresReader)
+        if models and isinstance(models[0], type):
+            cls.model = models[0]
+            cls.c = fields_class(cls)(cls.model.__name__, cls.model.model_fields)
+
+    def __init__(self, resources: Resources) -> None:
+        super().__init__(resources)
+        self._crud_of_all = Crud(self.table, self.model.model_fields)
+        self._crud_of_tenant = (
+            None if self.tenant is None else Crud(self.table, self.model.model_fields, self.tenant)
+        )
+        self._read = row_reader(cast(type[ModelT], self.model), self.table, self._operation("read"))
+        self._gets = resources.postgres.batcher(self._load_one, self._load_many)
+        self._presence = resources.postgres.batcher(self._is_present, self._are_present)
+        self._relatives = resources.postgres.batcher(self._load_relatives, self._load_relatives_of_many)
+        if self.cache is not None:
+            self._cache_key = resources.cache.pattern(self.cache.key)
+            self._codec = Codec(self.model | None)
+
+    @classmethod
+    def target(cls) -> str:
+        return cls.table.name
+
+    @classmethod
+    def claims(cls) -> list[str]:
+        # What the hole is called does not stand in the stored key.
+        cached = [] if cls.cache is None else [f"redis `{KeyPattern(cls.cache.key).shape}`"]
+        return super().claims() + cached
+
+    @classmethod
+    def check(cls) -> None:
+        if not hasattr(cls, "model") or not hasattr(cls, "table"):
+            raise misdeclared(cls, "declare `class Name(PostgresRepository[Model, New])` and its `table`")
+        check_table(cls, cls.table, cls.model)
+        check_fields(cls, cls.model, {"order_by": [cls.order_by.removeprefix("-")]})
+        check_fields(cls, cls.model, {"tenant": [] if cls.tenant is None else [cls.tenant]})
+        check_fields(cls, cls.model, {f"c: {type(cls.c).__name__}": get_type_hints(type(cls.c))})
+        if cls.cache is not None:
+            check_cache(cls, cls.cache)
+
+    # --- reading
+
+    async def get(self, id: UUID, *, include: Sequence[str] = ()) -> ModelT | None:
+        """Return the row with this id, or None.
+
+        Never older than any write whose call had returned; inside a transaction, what it sees.
+        `include` names relations to load with it, one round trip each, shared with the calls that
+        meet it.
+
+        Source: the cache where the entity is cached, then PostgreSQL.
+        """
+        operation = self._operation("get")
+        checked_id(id, operation)
+        company = self._company(operation)
+        if self.cache is None or self._resources.cache.bypassed:
+            row = await self._load(id, company)
+        else:
+            row = await self._resources.cache.get(
+                self._key(id),
+                self._codec,
+                lambda: self._load(id, company),
+                ttl=self.cache.ttl,
+                operation=operation,
+            )
+            if company is not None and row is not None and getattr(row, self.tenant or "") != company:
+                row = None  # what a cache holds, it holds for everybody
+        return row if row is None else (await self._including([row], include, operation))[0]
+
+    async def fetch(self, id: UUID, *, include: Sequence[str] = ()) -> ModelT:
+        """Return the row with this id, as `get` does.
+
+        Raises: NotFoundError if there is none.
+        """
+        row = await self.get(id, include=include)
+        if row is None:
+            raise self._not_found(id, "fetch")
+        return row
+
+    async def get_many(self, ids: Iterable[UUID], *, include: Sequence[str] = ()) -> dict[UUID, ModelT]:
+        """Return the rows with these ids by their id, in the order asked; ids without a row are left out.
+
+        Source: PostgreSQL, one round trip, and one for each relation in `include`.
+        """
+        operation = self._operation("get_many")
+        wanted = list(dict.fromkeys(ids))
+        for id in wanted:
+            checked_id(id, operation)
+        if not wanted:
+            return {}
+        company = self._company(operation)
+        rows = await self._run("get_many", self._crud(company).get_many, {"ids": wanted}, company)
+        found = {row.id: row for row in map(self._read, rows)}
+        ordered = [found[id] for id in wanted if id in found]
+        return {row.id: row for row in await self._including(ordered, include, operation)}
+
+    async def find(
+        self,
+        *filters: Filter,
+        order_by: OrderBy | None = None,
+        limit: int = 50,
+        after: str | None = None,
+        before: str | None = None,
+        total: bool = False,
+        include: Sequence[str] = (),
+        **equal: Any,
+    ) -> Page[ModelT]:
+        """Return one page of the rows that match every filter.
+
+        `order_by` names fields, `-name` for descending; null counts as greater than every value,
+        and ties are broken by `id`. `limit` is 1 to 1000. Give a page's `next` as `after` for the
+        page that follows it, or its `previous` as `before` for the one it follows: rows added or
+        removed meanwhile make it neither repeat nor skip one that was there throughout. With
+        `total` a second query counts all that match. `include` names relations to load, one round
+        trip each.
+
+        Raises: InvalidCursorError if a cursor comes from another query.
+        Source: PostgreSQL; the cost grows with `limit`, not with the depth of the page.
+        """
+        operation = self._operation("find")
+        if after is not None and before is not None:
+            raise DataError("give `after` or `before`, not both", operation=operation)
+        size = page_size(limit, operation)
+        company = self._company(operation)
+        where = where_of(self.model, filters, equal, operation)
+        keyset = self._keyset(order_by, operation)
+        first = self._crud(company).find(where, keyset, None, backwards=False)
+        # What a cursor is good for: this query, with these values, for this company.
+        query = repr((self.table.name, first.sql, where.values, company)).encode()
+        cursor, backwards = (before, True) if before is not None else (after, False)
+        position = None if cursor is None else self._resources.cursors.decode(cursor, query=query)
+        rows, more = await self._rows(where, keyset, size, position, company, "find", backwards=backwards)
+        items = await self._including(list(map(self._read, rows)), include, operation)
+
+        def cursor_at(row: Record, there: bool) -> str | None:
+            return self._resources.cursors.encode(keyset.position(row), query=query) if there else None
+
+        return Page(
+            tuple(items),
+            # Where it came from there is more: the row that the cursor tells.
+            next=cursor_at(rows[-1], backwards or more) if rows else None,
+            previous=cursor_at(rows[0], more if backwards else after is not None) if rows else None,
+            total=await self._count(where, company) if total else None,
+        )
+
+    async def stream(
+        self, *filters: Filter, order_by: OrderBy | None = None, **equal: Any
+    ) -> AsyncIterator[ModelT]:
+        """Yield every row that matches, in order; filters and order as for `find`.
+
+        Rows come 1,000 a round trip, each found by where the last one ended, and no connection is
+        held between them: the consumer may be slow, and stop at any row. A row that is there
+        throughout comes exactly once; one added, changed or removed meanwhile may come or not. For
+        a snapshot, stream inside `db.transaction(isolation="repeatable read")`.
+
+        Source: PostgreSQL.
+        """
+        operation = self._operation("stream")
+        company = self._company(operation)
+        where = where_of(self.model, filters, equal, operation)
+        after: list[Any] | None = None
+        keyset = self._keyset(order_by, operation)
+        while True:
+            rows, more = await self._rows(where, keyset, _STREAMED, after, company, "stream")
+            for row in rows:
+                yield self._read(row)
+            if not more:
+                return
+            after = keyset.position(rows[-1])
+
+    async def find_one(self, *filters: Filter, include: Sequence[str] = (), **equal: Any) -> ModelT | None:
+        """Return the one row that matches, or None; of several, the first by id."""
+        operation = self._operation("find_one")
+        company = self._company(operation)
+        where = where_of(self.model, filters, equal, operation)
+        rows, _ = await self._rows(where, self._keyset("id", operation), 1, None, company, "find_one")
+        found = await self._including(list(map(self._read, rows)), include, operation)
+        return found[0] if found else None
+
+    async def count(self, *filters: Filter, **equal: Any) -> int:
+        """Return how many rows match; filters as for `find`. The cost grows with that number."""
+        operation = self._operation("count")
+        return await self._count(where_of(self.model, filters, equal, operation), self._company(operation))
+
+    async def exists(self, *filters: Filter, **equal: Any) -> bool:
+        """Return whether any row matches; filters as for `find`.
+
+        Calls that ask by one and the same field, `exists(email=...)`, share their round trips.
+        """
+        operation = self._operation("exists")
+        company = self._company(operation)
+        if not filters and len(equal) == 1 and self._resources.postgres.transactions.current() is None:
+            ((name, value),) = known_values(self.model, equal, operation).items()
+            if value is not None and not isinstance(self.table.c[name].type, sa.ARRAY | sa.JSON):
+                return bool(await self._presence.get(value, (name, company)))
+        where = where_of(self.model, filters, equal, operation)
+        rows = await self._run("exists", self._crud(company).exists(where), where.values, company)
+        return bool(rows[0][0])
+
+    # --- how
+
+    def _company(self, operation: str) -> UUID | None:
+        """Return the company whose rows the call is about, or None for everybody's."""
+        return None if self.tenant is None else self._resources.tenant(operation)
+
+    def _crud(self, company: UUID | None) -> Crud:
+        return self._crud_of_all if company is None or self._crud_of_tenant is None else self._crud_of_tenant
+
+    async def _load(self, id: UUID, company: UUID | None) -> ModelT | None:
+        if self._resources.postgres.transactions.current() is not None:
+            return await self._load_one(id, company)
+        return await self._gets.get(id, company)
+
+    async def _load_one(self, id: UUID, company: UUID | None) -> ModelT | None:
+        rows = await self._run("get", self._crud(company).get, {"id": id}, company)
+        return self._read(rows[0]) if rows else None
+
+    async def _load_many(self, ids: Sequence[UUID], company: UUID | None) -> dict[UUID, ModelT | DataError]:
+        rows = await self._run("get", self._crud(company).get_many, {"ids": ids}, company)
+        return {row["id"]: self._read_or_error(row) for row in rows}
+
+    def _read_or_error(self, row: Record) -> ModelT | DataError:
+        # One row that does not fit its model must not fail those who asked for others.
+        try:
+            return self._read(row)
+        except DataError as error:
+            return error
+
+    async def _is_present(self, value: Any, group: tuple[str, UUID | None]) -> bool:
+        return value in await self._are_present([value], group)
+
+    async def _are_present(self, values: Sequence[Any], group: tuple[str, UUID | None]) -> dict[Any, bool]:
+        name, company = group
+        rows = await self._run("exists", self._crud(company).present(name), {"values": values}, company)
+        return {row[0]: True for row in rows}
+
+    async def related(
+        self,
+        values: Sequence[Any],
+        *,
+        by: str,
+        order_by: str = "id",
+        through: tuple[str, str] | None = None,
+    ) -> dict[Any, list[ModelT]]:
+        """Return the rows that have any of `values` in the field `by`, in order, by that value.
+
+        With `through`, a table and its column of ids of these rows, `by` is a column of that table.
+        It is what a `Relation` loads by; calls about one value share their round trips.
+        """
+        relatives = (by, order_by, through, self._company(self._operation("include")))
+        if len(values) == 1 and self._resources.postgres.transactions.current() is None:
+            return {values[0]: await self._relatives.get(values[0], relatives) or []}
+        return await self._load_relatives_of_many(values, relatives)
+
+    async def _load_relatives(self, value: Any, relatives: _Relatives) -> list[ModelT]:
+        return (await self._load_relatives_of_many([value], relatives)).get(value, [])
+
+    async def _load_relatives_of_many(
+        self, values: Sequence[Any], relatives: _Relatives
+    ) -> dict[Any, list[ModelT]]:
+        by, order_by, through, company = relatives
+        keyset = self._keyset(order_by, self._operation("include"))
+        statement = self._crud(company).related(by, keyset, through)
+        found: dict[Any, list[ModelT]] = {}
+        for row in await self._run("include", statement, {"values": list(values)}, company):
+            columns = dict(row)
+            found.setdefault(columns.pop("of"), []).append(self._read(columns))
+        return found
+
+    async def _including(self, rows: list[ModelT], names: Sequence[str], operation: str) -> list[ModelT]:
+        return await include(self, self._resources, rows, names, operation) if names else rows
+
+    async def _count(self, where: Where, company: UUID | None) -> int:
+        rows = await self._run("count", self._crud(company).count(where), where.values, company)
+        return int(rows[0][0])
+
+    async def _rows(
+        self,
+        where: Where,
+        keyset: Keyset,
+        size: int,
+        position: Sequence[Any] | None,
+        company: UUID | None,
+        name: str,
+        *,
+        backwards: bool = False,
+    ) -> tuple[list[Record], bool]:
+        """Return up to `size` rows beyond a position, in order, and whether there are more."""
+        values: dict[str, Any] = {**where.values, "_limit": size + 1}
+        nulls: list[bool] | None = None
+        if position is not None:
+            here = keyset.read(position)
+            nulls = [value is None for value in here.values()]
+            values |= here
+        statement = self._crud(company).find(where, keyset, nulls, backwards=backwards)
+        rows = await self._run(name, statement, values, company)
+        more = len(rows) > size
+        rows = rows[:size]
+        return rows[::-1] if backwards else rows, more
+
+    async def _run(
+        self, name: str, statement: Statement, values: Mapping[str, Any], company: UUID | None
+    ) -> list[Record]:
+        if company is not None:
+            values = {**values, "_tenant": company}
+        return await self._resources.postgres.fetch(
+            statement, values, operation=self._operation(name), tenant=company
+        )
+
+    def _key(self, id: UUID) -> str:
+        return self._cache_key.key({self._cache_key.fields[0]: id})
+
+    def _keyset(self, order_by: OrderBy | None, operation: str) -> Keyset:
+        given = self.order_by if order_by is None else order_by
+        return Keyset.of(self.table, order_names(self.model, given, operation))
+
+    def _not_found(self, id: UUID, name: str) -> NotFoundError:
+        return NotFoundError(
+            f"no {self.model.__name__} has the id {id}", store="postgres", operation=self._operation(name)
+        )
