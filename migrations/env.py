@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from multidb.ops.migrations import migration_engine
 from multidb.settings import PostgresSettings
-from multidb.stores.postgres.tables import metadata
+from multidb.stores.postgres.tables import in_metadata, metadata
 
 
 def migrate(connection: Connection | None = None) -> None:
@@ -16,7 +16,10 @@ def migrate(connection: Connection | None = None) -> None:
     context.configure(
         connection=connection,
         dialect_name="postgresql",
+        # Else a per cent sign is printed twice.
+        dialect_opts={"paramstyle": "named"},
         target_metadata=metadata,
+        include_name=in_metadata,
         literal_binds=connection is None,
         compare_type=True,
         compare_server_default=True,

@@ -91,7 +91,7 @@ class Crud:
                 other = self.table.metadata.tables[through[0]]
                 of = other.c[by]
                 query = self._select().join(other, other.c[through[1]] == self.table.c.id)
-            values = sa.bindparam("values", None, type_=sa.ARRAY(of.type))
+            values = sa.bindparam("values", None, type_=sa.ARRAY(of.type, dimensions=1))
             return keyset.ordered(query.add_columns(of.label("of")).where(of == sa.any_(values)))
 
         return self._once(("related", by, keyset.names, through), build)
@@ -259,13 +259,16 @@ class Crud:
         return sa.bindparam(parameter or name, None, type_=self.table.c[name].type)
 
     def _several(self, name: str, parameter: str) -> sa.BindParameter[Any]:
-        return sa.bindparam(parameter, None, type_=sa.ARRAY(self.table.c[name].type))
+        return sa.bindparam(parameter, None, type_=sa.ARRAY(self.table.c[name].type, dimensions=1))
 
     def _unnested(self, names: Collection[str]) -> sa.Subquery:
         """Return rows made of the arrays that `arrays` makes."""
         given = (
             sa.func.unnest(
-                *(sa.bindparam(name, None, type_=sa.ARRAY(self._travelling(name))) for name in names)
+                *(
+                    sa.bindparam(name, None, type_=sa.ARRAY(self._travelling(name), dimensions=1))
+                    for name in names
+                )
             )
             .table_valued(*(sa.column(name, self._travelling(name)) for name in names), name="given")
             .render_derived()
