@@ -15,6 +15,7 @@ from multidb.connections import ConnectionManager
 from multidb.errors import ConfigurationError, DataError
 from multidb.models.health import Health
 from multidb.registry import BUILT_IN, route_all
+from multidb.repositories.audit_logs import AuditLogRepository
 from multidb.repositories.calendar_events import CalendarEventRepository
 from multidb.repositories.companies import CompanyRepository
 from multidb.repositories.company_users import CompanyUserRepository
@@ -73,6 +74,7 @@ class MultiDB:
     kanban_boards: KanbanBoardRepository
     kanban_columns: KanbanColumnRepository
     kanban_cards: KanbanCardRepository
+    audit_logs: AuditLogRepository
     system_logs: SystemLogRepository
     sessions: SessionRepository
 
@@ -109,6 +111,7 @@ class MultiDB:
         self.kanban_boards = self[KanbanBoardRepository]
         self.kanban_columns = self[KanbanColumnRepository]
         self.kanban_cards = self[KanbanCardRepository]
+        self.audit_logs = self[AuditLogRepository]
         self.system_logs = self[SystemLogRepository]
         self.sessions = self[SessionRepository]
 

@@ -4,10 +4,11 @@ A repository declares its entity; this module lists them all, those that have no
 included, and is what `multidb routes` prints.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from multidb.errors import ConfigurationError, StoreName
+from multidb.repositories.audit_logs import AuditLogRepository
 from multidb.repositories.calendar_events import CalendarEventRepository
 from multidb.repositories.companies import CompanyRepository
 from multidb.repositories.company_users import CompanyUserRepository
@@ -17,6 +18,7 @@ from multidb.repositories.jobs import JobRepository
 from multidb.repositories.kanban_boards import KanbanBoardRepository
 from multidb.repositories.kanban_cards import KanbanCardRepository
 from multidb.repositories.kanban_columns import KanbanColumnRepository
+from multidb.repositories.postgres_reader import PostgresReader
 from multidb.repositories.repository import Repository
 from multidb.repositories.sessions import SessionRepository
 from multidb.repositories.system_logs import SystemLogRepository
@@ -54,12 +56,12 @@ BUILT_IN: tuple[type[Repository], ...] = (
     KanbanBoardRepository,
     KanbanColumnRepository,
     KanbanCardRepository,
+    AuditLogRepository,
     SystemLogRepository,
     SessionRepository,
 )
 
 _PLANNED = (
-    Route("audit_logs", "postgres", "audit_logs"),
     *(
         Route(name, "mongo", name)
         for name in (
@@ -82,7 +84,7 @@ _PLANNED = (
 )
 
 
-def route_all(repositories: Iterable[type[Repository]]) -> tuple[Route, ...]:
+def route_all(repositories: Collection[type[Repository]]) -> tuple[Route, ...]:
     """Return the routes of these repositories, each checked.
 
     Raises: ConfigurationError if one is declared wrongly, or two claim the same.
@@ -99,6 +101,13 @@ def route_all(repositories: Iterable[type[Repository]]) -> tuple[Route, ...]:
         if route in routes:
             raise ConfigurationError(f"{repository.__name__} is given twice")
         routes.append(route)
+    for repository in repositories:
+        if issubclass(repository, PostgresReader):
+            for name, relation in repository.relations.items():
+                if relation.entity not in {route.entity for route in routes if route.store == "postgres"}:
+                    raise ConfigurationError(
+                        f"{repository.__name__}: `{name}` is about `{relation.entity}`, which is not wired"
+                    )
     return tuple(routes)
 
 

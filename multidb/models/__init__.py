@@ -4,7 +4,7 @@ from multidb.models.audit_logs import AuditAction, AuditLog
 from multidb.models.calendar_events import CalendarEvent, CalendarEventChanges, NewCalendarEvent
 from multidb.models.companies import Company, CompanyChanges, NewCompany
 from multidb.models.company_users import CompanyRole, CompanyUser, CompanyUserChanges, NewCompanyUser
-from multidb.models.documents import Document, DocumentChanges, DocumentStatus, NewDocument
+from multidb.models.documents import Document, DocumentChanges, DocumentMatch, DocumentStatus, NewDocument
 from multidb.models.entity import Entity, Model, Row
 from multidb.models.forms import Form, FormChanges, NewForm
 from multidb.models.health import Health, PoolUsage, StoreHealth
@@ -40,6 +40,7 @@ __all__ = [
     "CompanyUserChanges",
     "Document",
     "DocumentChanges",
+    "DocumentMatch",
     "DocumentStatus",
     "Entity",
     "Form",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from multidb.models.companies import Company
     from multidb.models.users import User
 
-__all__ = ["Document", "DocumentChanges", "DocumentFields", "DocumentStatus", "NewDocument"]
+__all__ = ["Document", "DocumentChanges", "DocumentFields", "DocumentMatch", "DocumentStatus", "NewDocument"]
 
 #: How far a document has come.
 DocumentStatus: TypeAlias = Literal["draft", "uploaded", "processing", "ready", "failed", "archived"]
@@ -73,6 +73,16 @@ class DocumentChanges(Model):
     size: _Size | None = UNCHANGED
     mime_type: _MimeType | None = UNCHANGED
     body: _Body = UNCHANGED
+
+
+class DocumentMatch(Model):
+    """A document that a search has found."""
+
+    document: Document
+    #: How well it matches; more is better, and only the order means anything.
+    rank: float
+    #: Up to two passages of its title and body, the words that match in `**`. Not escaped for HTML.
+    snippet: str
 
 
 class DocumentFields(RowFields):

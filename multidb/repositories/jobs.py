@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from multidb.models.jobs import Job, JobChanges, JobFields, NewJob
 from multidb.repositories.postgres import PostgresRepository
+from multidb.repositories.relations import BelongsTo
 from multidb.stores.postgres import tables
 
 __all__ = ["JobRepository"]
@@ -14,6 +15,7 @@ class JobRepository(PostgresRepository[Job, NewJob, JobChanges]):
 
     c: ClassVar[JobFields]
     table = tables.ai_processing_jobs
+    relations = {"document": BelongsTo("documents", by="document_id")}
     tenant = "company_id"
     unique = {
         "ai_processing_jobs_pkey": ("id",),

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from multidb.models.kanban import KanbanBoard, KanbanBoardChanges, KanbanBoardFields, NewKanbanBoard
 from multidb.repositories.postgres import PostgresRepository
+from multidb.repositories.relations import HasMany
 from multidb.stores.postgres import tables
 
 __all__ = ["KanbanBoardRepository"]
@@ -14,6 +15,10 @@ class KanbanBoardRepository(PostgresRepository[KanbanBoard, NewKanbanBoard, Kanb
 
     c: ClassVar[KanbanBoardFields]
     table = tables.kanban_boards
+    relations = {
+        "columns": HasMany("kanban_columns", by="board_id", order_by="rank"),
+        "cards": HasMany("kanban_cards", by="board_id", order_by="rank"),
+    }
     tenant = "company_id"
     unique = {
         "kanban_boards_pkey": ("id",),

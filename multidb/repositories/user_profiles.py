@@ -5,6 +5,7 @@ from uuid import UUID
 
 from multidb.models.user_profiles import NewUserProfile, UserProfile, UserProfileChanges, UserProfileFields
 from multidb.repositories.postgres import PostgresRepository
+from multidb.repositories.relations import BelongsTo
 from multidb.stores.postgres import tables
 
 __all__ = ["UserProfileRepository"]
@@ -15,6 +16,7 @@ class UserProfileRepository(PostgresRepository[UserProfile, NewUserProfile, User
 
     c: ClassVar[UserProfileFields]
     table = tables.user_profiles
+    relations = {"user": BelongsTo("users", by="user_id")}
     unique = {
         "user_profiles_pkey": ("id",),
         "user_profiles_user_id_key": ("user_id",),

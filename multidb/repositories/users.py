@@ -6,6 +6,7 @@ from typing import ClassVar
 from multidb.cache.policy import CachePolicy
 from multidb.models.users import NewUser, User, UserChanges, UserFields
 from multidb.repositories.postgres import PostgresRepository
+from multidb.repositories.relations import HasOne, Through
 from multidb.stores.postgres import tables
 
 __all__ = ["UserRepository"]
@@ -16,6 +17,10 @@ class UserRepository(PostgresRepository[User, NewUser, UserChanges]):
 
     c: ClassVar[UserFields]
     table = tables.users
+    relations = {
+        "profile": HasOne("user_profiles", by="user_id"),
+        "companies": Through("companies", through="company_users", by="user_id", to="company_id"),
+    }
     cache = CachePolicy("cache:user:{user_id}", ttl=timedelta(minutes=5))
     unique = {"users_pkey": ("id",), "users_email_key": ("email",)}
     derived = {"email_folded": ("email", str.casefold)}

@@ -393,6 +393,21 @@ CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     "user_profiles.by_user": lambda db: db.user_profiles.by_user(ID),
     "company_users.membership": lambda db: db.company_users.membership(ID, user_id=ID),
     "forms.by_name": lambda db: db.forms.by_name(ID, name="Survey"),
+    **{
+        f"audit_logs.{name}": lambda db, call=call: call(db.audit_logs, None)  # type: ignore[misc]
+        for name, call in ON_ROWS.items()
+        if name in {"get", "fetch", "get_many", "find", "find_one", "stream", "related", "count", "exists"}
+    },
+    "audit_logs.history": lambda db: db.audit_logs.history("users", ID),
+    "company_users.join": lambda db: db.company_users.join(ID, user_id=ID),
+    "company_users.leave": lambda db: db.company_users.leave(ID, user_id=ID),
+    "company_users.members": lambda db: db.company_users.members(ID),
+    "company_users.memberships": lambda db: db.company_users.memberships(ID),
+    "documents.search": lambda db: db.documents.search("engines"),
+    "kanban_cards.move": lambda db: db.kanban_cards.move(ID),
+    "kanban_cards.place": lambda db: db.kanban_cards.place(ID),
+    "kanban_columns.move": lambda db: db.kanban_columns.move(ID),
+    "kanban_columns.place": lambda db: db.kanban_columns.place(ID),
     "system_logs.get": lambda db: db.system_logs.get(ID),
     "system_logs.find": lambda db: db.system_logs.find(),
     "system_logs.append": lambda db: db.system_logs.append(SystemLog.model_validate(LOG)),

@@ -35,9 +35,9 @@ class Crud:
         self._compiled: dict[object, Statement] = {}
 
         #: The row with `:id`.
-        self.get = Statement(self._select().where(table.c.id == self._given("id")))
+        self.get = Statement(self.select().where(table.c.id == self._given("id")))
         #: The rows with any of `:ids`.
-        self.get_many = Statement(self._select().where(table.c.id == sa.any_(self._several("id", "ids"))))
+        self.get_many = Statement(self.select().where(table.c.id == sa.any_(self._several("id", "ids"))))
 
     # --- reading
 
@@ -47,32 +47,32 @@ class Crud:
         """The first `:_limit` rows that match, in order; after the position `:_k0`, … if `nulls` is given."""
 
         def build() -> sa.Select[Any]:
-            query = keyset.ordered(self._select(where), backwards=backwards)
+            query = keyset.ordered(self.select(where), backwards=backwards)
             if nulls is not None:
                 query = query.where(keyset.beyond(nulls, backwards=backwards))
             return query.limit(sa.bindparam("_limit", None, type_=sa.Integer))
 
         position = None if nulls is None else tuple(nulls)
-        return self._kept(("find", keyset.names, position, backwards), where, build)
+        return self.kept(("find", keyset.names, position, backwards), where, build)
 
     def count(self, where: Where) -> Statement:
         """How many rows match."""
-        return self._kept(
+        return self.kept(
             ("count",),
             where,
-            lambda: self._select(where).with_only_columns(sa.func.count(), maintain_column_froms=True),
+            lambda: self.select(where).with_only_columns(sa.func.count(), maintain_column_froms=True),
         )
 
     def exists(self, where: Where) -> Statement:
         """Whether any row matches."""
-        return self._kept(("exists",), where, lambda: sa.select(self._select(where).exists()))
+        return self.kept(("exists",), where, lambda: sa.select(self.select(where).exists()))
 
     def present(self, name: str) -> Statement:
         """Which of `:values` some row has in a column."""
 
         def build() -> sa.Select[Any]:
             asked = sa.func.unnest(self._several(name, "values")).table_valued("value").render_derived()
-            holds = self._select().where(self.table.c[name] == asked.c.value).exists()
+            holds = self.select().where(self.table.c[name] == asked.c.value).exists()
             return sa.select(asked.c.value).where(holds)
 
         return self._once(("present", name), build)
@@ -86,11 +86,11 @@ class Crud:
 
         def build() -> sa.Select[Any]:
             if through is None:
-                of, query = self.table.c[by], self._select()
+                of, query = self.table.c[by], self.select()
             else:
                 other = self.table.metadata.tables[through[0]]
                 of = other.c[by]
-                query = self._select().join(other, other.c[through[1]] == self.table.c.id)
+                query = self.select().join(other, other.c[through[1]] == self.table.c.id)
             values = sa.bindparam("values", None, type_=sa.ARRAY(of.type, dimensions=1))
             return keyset.ordered(query.add_columns(of.label("of")).where(of == sa.any_(values)))
 
@@ -106,6 +106,15 @@ class Crud:
             return sa.select(*(keys.c[name] for name in names)).where(row.exists())
 
         return self._once(("taken", tuple(names)), build)
+
+    def select(self, where: Where | None = None) -> sa.Select[Any]:
+        """The rows that can be seen, those that match, to make a statement of one's own for `kept`."""
+        query = sa.select(*self.columns).where(self._visible)
+        return query if where is None else query.where(where.expression(self.table))
+
+    def kept(self, key: tuple[Any, ...], where: Where, build: Callable[[], Any]) -> Statement:
+        """Return the statement that `build` makes, compiled once for each key and shape of `where`."""
+        return Statement(build()) if where.shape is None else self._once((*key, where.shape), build)
 
     # --- writing
 
@@ -191,7 +200,7 @@ class Crud:
     def update_many(self, names: Iterable[str], where: Where, *, ids: bool) -> Statement:
         """Change the rows that match to the values `:name`; returns their ids, or else their number."""
         names = tuple(names)
-        return self._kept(
+        return self.kept(
             ("update many", names, ids),
             where,
             lambda: self._told(
@@ -207,7 +216,7 @@ class Crud:
 
     def delete_many(self, where: Where, *, ids: bool) -> Statement:
         """Delete or mark the rows that match; returns their ids, or else their number."""
-        return self._kept(
+        return self.kept(
             ("delete many", ids), where, lambda: self._told(self._removal(where.expression(self.table)), ids)
         )
 
@@ -222,10 +231,6 @@ class Crud:
         )
 
     # --- how
-
-    def _select(self, where: Where | None = None) -> sa.Select[Any]:
-        query = sa.select(*self.columns).where(self._visible)
-        return query if where is None else query.where(where.expression(self.table))
 
     def _insertion(self, names: Sequence[str]) -> postgresql.Insert:
         rows = self._unnested(names)
@@ -298,6 +303,3 @@ class Crud:
             if len(self._compiled) > _MOST:
                 del self._compiled[next(iter(self._compiled))]
         return statement
-
-    def _kept(self, key: tuple[Any, ...], where: Where, build: Callable[[], Any]) -> Statement:
-        return Statement(build()) if where.shape is None else self._once((*key, where.shape), build)
