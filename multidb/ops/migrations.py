@@ -1,4 +1,8 @@
-"""PostgreSQL's schema: Alembic, driven with multidb's settings. Every call here blocks."""
+"""PostgreSQL's schema: Alembic, driven with multidb's settings. Every call here blocks.
+
+What changes the database may be called by any number of processes at once: one does the work, the
+others wait for it (`exclusive.py`).
+"""
 
 import asyncio
 import io
@@ -7,21 +11,17 @@ from typing import Any, TypeVar
 
 from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.util import CommandError
 from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
 
 from multidb.errors import ConfigurationError
-from multidb.ops.files import shipped
+from multidb.ops.environment import alembic_config, migration_engine, only_run
 from multidb.settings import PostgresSettings
-from multidb.stores.postgres.engine import connect
 from multidb.stores.postgres.errors import translating
 from multidb.stores.postgres.tables import metadata
 
-__all__ = ["check", "current", "downgrade", "migration_engine", "upgrade"]
+__all__ = ["check", "current", "downgrade", "upgrade"]
 
 T = TypeVar("T")
 
@@ -29,13 +29,19 @@ T = TypeVar("T")
 def upgrade(settings: PostgresSettings, revision: str = "head", *, sql: bool = False) -> str:
     """Bring the database up to `revision`; with `sql`, change nothing and return the statements.
 
-    Idempotent. Raises: UnavailableError; ConfigurationError for an unknown revision.
+    Idempotent, and each revision is a transaction of its own: where one fails, those before it stay.
+
+    Raises: UnavailableError; ConfigurationError for an unknown revision; ConflictError, retryable,
+    if another migration or others' locks were in the way until `migration_timeout` was over.
     """
     return _run(settings, "upgrade", revision, sql)
 
 
 def downgrade(settings: PostgresSettings, revision: str, *, sql: bool = False) -> str:
-    """Take the database back to `revision`, `base` for none; with `sql`, return the statements."""
+    """Take the database back to `revision`, `base` for none; with `sql`, return the statements.
+
+    Raises: as `upgrade`.
+    """
     return _run(settings, "downgrade", revision, sql)
 
 
@@ -45,25 +51,20 @@ def current(settings: PostgresSettings) -> str | None:
 
 
 def check(settings: PostgresSettings) -> list[str]:
-    """Return how the database differs from the tables multidb knows, a line each; none if it does not."""
+    """Return how the database differs from the tables multidb knows, a line each; none if it does not.
+
+    Sees what Alembic's autogenerate sees.
+    """
     return asyncio.run(
         _inspect(settings, lambda context: [_described(each) for each in compare_metadata(context, metadata)])
     )
 
 
-def migration_engine(settings: PostgresSettings) -> AsyncEngine:
-    """Return an engine for migrations: one connection, opened when needed and kept by nobody."""
-    return create_async_engine(
-        "postgresql+asyncpg://", async_creator=lambda *_, **__: connect(settings), poolclass=NullPool
-    )
-
-
 def _run(settings: PostgresSettings, direction: str, revision: str, sql: bool) -> str:
     output = io.StringIO()
-    config = Config(shipped("alembic.ini"), output_buffer=output)
-    config.attributes["settings"] = settings
+    config = alembic_config(settings, output)
     try:
-        with translating("migrate"):
+        with only_run(settings), translating("migrate"):
             getattr(command, direction)(config, revision, sql=sql)
     except CommandError as error:
         raise ConfigurationError(
