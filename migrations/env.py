@@ -12,14 +12,17 @@ from multidb.errors import MultiDBError
 from multidb.ops.environment import run_on, run_online
 from multidb.settings import PostgresSettings
 from multidb.stores.postgres.errors import translating
-from multidb.stores.postgres.tables import metadata
+from multidb.stores.postgres.tables import in_metadata, metadata
 
 
 def configure(connection: Connection | None = None, **options: Any) -> None:
     context.configure(
         connection=connection,
         dialect_name="postgresql",
+        # Else a per cent sign is printed twice.
+        dialect_opts={"paramstyle": "named"},
         target_metadata=metadata,
+        include_name=in_metadata,
         compare_type=True,
         compare_server_default=True,
         **options,

@@ -14,10 +14,20 @@ from multidb.connections import ConnectionManager
 from multidb.errors import ConfigurationError, DataError
 from multidb.models.health import Health
 from multidb.registry import BUILT_IN, route_all
+from multidb.repositories.calendar_events import CalendarEventRepository
 from multidb.repositories.companies import CompanyRepository
+from multidb.repositories.company_users import CompanyUserRepository
+from multidb.repositories.documents import DocumentRepository
+from multidb.repositories.forms import FormRepository
+from multidb.repositories.jobs import JobRepository
+from multidb.repositories.kanban_boards import KanbanBoardRepository
+from multidb.repositories.kanban_cards import KanbanCardRepository
+from multidb.repositories.kanban_columns import KanbanColumnRepository
 from multidb.repositories.repository import Repository, Resources
 from multidb.repositories.sessions import SessionRepository
 from multidb.repositories.system_logs import SystemLogRepository
+from multidb.repositories.user_profiles import UserProfileRepository
+from multidb.repositories.user_sessions import UserSessionRepository
 from multidb.repositories.users import UserRepository
 from multidb.settings import Settings
 from multidb.stores.cursor import CursorCodec
@@ -51,6 +61,16 @@ class MultiDB:
 
     companies: CompanyRepository
     users: UserRepository
+    user_profiles: UserProfileRepository
+    company_users: CompanyUserRepository
+    user_sessions: UserSessionRepository
+    documents: DocumentRepository
+    jobs: JobRepository
+    forms: FormRepository
+    calendar_events: CalendarEventRepository
+    kanban_boards: KanbanBoardRepository
+    kanban_columns: KanbanColumnRepository
+    kanban_cards: KanbanCardRepository
     system_logs: SystemLogRepository
     sessions: SessionRepository
 
@@ -74,6 +94,16 @@ class MultiDB:
         self._repositories = {each: each(resources) for each in (*BUILT_IN, *repositories)}
         self.companies = self[CompanyRepository]
         self.users = self[UserRepository]
+        self.user_profiles = self[UserProfileRepository]
+        self.company_users = self[CompanyUserRepository]
+        self.user_sessions = self[UserSessionRepository]
+        self.documents = self[DocumentRepository]
+        self.jobs = self[JobRepository]
+        self.forms = self[FormRepository]
+        self.calendar_events = self[CalendarEventRepository]
+        self.kanban_boards = self[KanbanBoardRepository]
+        self.kanban_columns = self[KanbanColumnRepository]
+        self.kanban_cards = self[KanbanCardRepository]
         self.system_logs = self[SystemLogRepository]
         self.sessions = self[SessionRepository]
 

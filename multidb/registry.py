@@ -8,10 +8,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from multidb.errors import ConfigurationError, StoreName
+from multidb.repositories.calendar_events import CalendarEventRepository
 from multidb.repositories.companies import CompanyRepository
+from multidb.repositories.company_users import CompanyUserRepository
+from multidb.repositories.documents import DocumentRepository
+from multidb.repositories.forms import FormRepository
+from multidb.repositories.jobs import JobRepository
+from multidb.repositories.kanban_boards import KanbanBoardRepository
+from multidb.repositories.kanban_cards import KanbanCardRepository
+from multidb.repositories.kanban_columns import KanbanColumnRepository
 from multidb.repositories.repository import Repository
 from multidb.repositories.sessions import SessionRepository
 from multidb.repositories.system_logs import SystemLogRepository
+from multidb.repositories.user_profiles import UserProfileRepository
+from multidb.repositories.user_sessions import UserSessionRepository
 from multidb.repositories.users import UserRepository
 
 __all__ = ["BUILT_IN", "ROUTES", "Route", "route_all"]
@@ -34,25 +44,22 @@ class Route:
 BUILT_IN: tuple[type[Repository], ...] = (
     CompanyRepository,
     UserRepository,
+    UserProfileRepository,
+    CompanyUserRepository,
+    UserSessionRepository,
+    DocumentRepository,
+    JobRepository,
+    FormRepository,
+    CalendarEventRepository,
+    KanbanBoardRepository,
+    KanbanColumnRepository,
+    KanbanCardRepository,
     SystemLogRepository,
     SessionRepository,
 )
 
 _PLANNED = (
-    *(
-        Route(name, "postgres", name)
-        for name in (
-            "user_profiles",
-            "company_users",
-            "user_sessions",
-            "documents",
-            "forms",
-            "calendar_events",
-            "kanban_boards",
-            "audit_logs",
-        )
-    ),
-    Route("jobs", "postgres", "ai_processing_jobs"),
+    Route("audit_logs", "postgres", "audit_logs"),
     *(
         Route(name, "mongo", name)
         for name in (

@@ -1,23 +1,73 @@
 """The entities, one family a file."""
 
+from multidb.models.audit_logs import AuditAction, AuditLog
+from multidb.models.calendar_events import CalendarEvent, CalendarEventChanges, NewCalendarEvent
 from multidb.models.companies import Company, CompanyChanges, NewCompany
+from multidb.models.company_users import CompanyRole, CompanyUser, CompanyUserChanges, NewCompanyUser
+from multidb.models.documents import Document, DocumentChanges, DocumentStatus, NewDocument
 from multidb.models.entity import Entity, Model, Row
+from multidb.models.forms import Form, FormChanges, NewForm
 from multidb.models.health import Health, PoolUsage, StoreHealth
 from multidb.models.ids import uuid7
+from multidb.models.jobs import Job, JobChanges, JobState, NewJob
+from multidb.models.kanban import (
+    KanbanBoard,
+    KanbanBoardChanges,
+    KanbanCard,
+    KanbanCardChanges,
+    KanbanColumn,
+    KanbanColumnChanges,
+    NewKanbanBoard,
+    NewKanbanCard,
+    NewKanbanColumn,
+)
 from multidb.models.page import Page
 from multidb.models.sessions import Session
 from multidb.models.system_logs import LogLevel, SystemLog
+from multidb.models.user_profiles import NewUserProfile, UserProfile, UserProfileChanges
+from multidb.models.user_sessions import NewUserSession, UserSession, UserSessionChanges
 from multidb.models.users import NewUser, User, UserChanges
 
 __all__ = [
+    "AuditAction",
+    "AuditLog",
+    "CalendarEvent",
+    "CalendarEventChanges",
     "Company",
     "CompanyChanges",
+    "CompanyRole",
+    "CompanyUser",
+    "CompanyUserChanges",
+    "Document",
+    "DocumentChanges",
+    "DocumentStatus",
     "Entity",
+    "Form",
+    "FormChanges",
     "Health",
+    "Job",
+    "JobChanges",
+    "JobState",
+    "KanbanBoard",
+    "KanbanBoardChanges",
+    "KanbanCard",
+    "KanbanCardChanges",
+    "KanbanColumn",
+    "KanbanColumnChanges",
     "LogLevel",
     "Model",
+    "NewCalendarEvent",
     "NewCompany",
+    "NewCompanyUser",
+    "NewDocument",
+    "NewForm",
+    "NewJob",
+    "NewKanbanBoard",
+    "NewKanbanCard",
+    "NewKanbanColumn",
     "NewUser",
+    "NewUserProfile",
+    "NewUserSession",
     "Page",
     "PoolUsage",
     "Row",
@@ -26,5 +76,9 @@ __all__ = [
     "SystemLog",
     "User",
     "UserChanges",
+    "UserProfile",
+    "UserProfileChanges",
+    "UserSession",
+    "UserSessionChanges",
     "uuid7",
 ]

@@ -1,14 +1,16 @@
 """Companies: the tenants that users, documents and jobs belong to."""
 
+from datetime import datetime
 from uuid import UUID
 
-from pydantic import Field
+import pydantic
 
 from multidb.models.entity import Model, Row
 from multidb.models.fields import UNCHANGED, Name, Slug, UtcDatetime
+from multidb.models.filters import Field, RowFields
 from multidb.models.ids import uuid7
 
-__all__ = ["Company", "CompanyChanges", "NewCompany"]
+__all__ = ["Company", "CompanyChanges", "CompanyFields", "NewCompany"]
 
 
 class Company(Row):
@@ -26,7 +28,7 @@ class NewCompany(Model):
     lost answer is refused and not stored twice.
     """
 
-    id: UUID = Field(default_factory=uuid7)
+    id: UUID = pydantic.Field(default_factory=uuid7)
     name: Name
     slug: Slug
 
@@ -36,3 +38,11 @@ class CompanyChanges(Model):
 
     name: Name = UNCHANGED
     slug: Slug = UNCHANGED
+
+
+class CompanyFields(RowFields):
+    """The fields of a company, for filters and orders."""
+
+    name: Field[str]
+    slug: Field[str]
+    deleted_at: Field[datetime | None]

@@ -19,7 +19,7 @@ class Related(Generic[T]):
     ::
 
         class User(Row):
-            profile = Related["UserProfile | None"]()
+            profile: ClassVar[Related["UserProfile | None"]] = Related()
 
     They are no field: not stored with the entity, not compared, not dumped.
     """

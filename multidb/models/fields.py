@@ -16,6 +16,7 @@ __all__ = [
     "Masked",
     "Name",
     "Slug",
+    "Title",
     "UtcDatetime",
     "UtcMilliseconds",
     "utc_now",
@@ -51,6 +52,9 @@ Email = Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+$", max_lengt
 
 #: A person's or a thing's name: some text, not only blanks.
 Name = Annotated[str, StringConstraints(pattern=r"\S", max_length=200)]
+
+#: What a document, an event or a card is headed with: some text, not only blanks.
+Title = Annotated[str, StringConstraints(pattern=r"\S", max_length=500)]
 
 #: The part of a URL that names a thing: lower-case words joined by hyphens.
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:-[a-z0-9]+)*$", max_length=100)]

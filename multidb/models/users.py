@@ -1,22 +1,33 @@
 """Users: people who may sign in."""
 
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, ClassVar
 from uuid import UUID
 
-from pydantic import Field
+import pydantic
 
-from multidb.models.entity import Model, Row
-from multidb.models.fields import UNCHANGED, Email, Name, UtcDatetime
+from multidb.models.entity import Model, Related, Row
+from multidb.models.fields import PERSONAL, UNCHANGED, Email, Name, UtcDatetime
+from multidb.models.filters import Field, RowFields
 from multidb.models.ids import uuid7
 
-__all__ = ["NewUser", "User", "UserChanges"]
+if TYPE_CHECKING:
+    from multidb.models.companies import Company
+    from multidb.models.user_profiles import UserProfile
+
+__all__ = ["NewUser", "User", "UserChanges", "UserFields"]
 
 
 class User(Row):
     """A user as it is stored."""
 
-    email: Email
-    name: Name
+    email: Annotated[Email, PERSONAL]
+    name: Annotated[Name, PERSONAL]
     deleted_at: UtcDatetime | None = None
+
+    profile: ClassVar[Related["UserProfile | None"]] = Related()
+    #: Those the user is a member of.
+    companies: ClassVar[Related["tuple[Company, ...]"]] = Related()
 
 
 class NewUser(Model):
@@ -26,7 +37,7 @@ class NewUser(Model):
     lost answer is refused and not stored twice.
     """
 
-    id: UUID = Field(default_factory=uuid7)
+    id: UUID = pydantic.Field(default_factory=uuid7)
     email: Email
     name: Name
 
@@ -36,3 +47,11 @@ class UserChanges(Model):
 
     email: Email = UNCHANGED
     name: Name = UNCHANGED
+
+
+class UserFields(RowFields):
+    """The fields of a user, for filters and orders."""
+
+    email: Field[str]
+    name: Field[str]
+    deleted_at: Field[datetime | None]

@@ -19,7 +19,7 @@ from multidb.errors import ConfigurationError
 from multidb.ops.environment import alembic_config, migration_engine, only_run
 from multidb.settings import PostgresSettings
 from multidb.stores.postgres.errors import translating
-from multidb.stores.postgres.tables import metadata
+from multidb.stores.postgres.tables import in_metadata, metadata
 
 __all__ = ["check", "current", "downgrade", "upgrade"]
 
@@ -85,7 +85,13 @@ async def _inspect(settings: PostgresSettings, look: Callable[[MigrationContext]
 
 def _context(connection: Connection) -> MigrationContext:
     return MigrationContext.configure(
-        connection, opts={"compare_type": True, "compare_server_default": True, "target_metadata": metadata}
+        connection,
+        opts={
+            "compare_type": True,
+            "compare_server_default": True,
+            "target_metadata": metadata,
+            "include_name": in_metadata,
+        },
     )
 
 

@@ -1,6 +1,8 @@
 """Companies: the tenants that users, documents and jobs belong to. PostgreSQL `companies`, not cached."""
 
-from multidb.models.companies import Company, CompanyChanges, NewCompany
+from typing import ClassVar
+
+from multidb.models.companies import Company, CompanyChanges, CompanyFields, NewCompany
 from multidb.repositories.postgres import PostgresRepository
 from multidb.stores.postgres import tables
 
@@ -10,7 +12,9 @@ __all__ = ["CompanyRepository"]
 class CompanyRepository(PostgresRepository[Company, NewCompany, CompanyChanges]):
     """The calls on companies."""
 
+    c: ClassVar[CompanyFields]
     table = tables.companies
+    tenant = "id"
     unique = {"companies_pkey": ("id",), "companies_slug_key": ("slug",)}
 
     async def by_slug(self, slug: str) -> Company | None:

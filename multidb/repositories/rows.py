@@ -1,14 +1,15 @@
 """Rows as models, by the shortest way that is safe."""
 
 from collections.abc import Callable
-from datetime import datetime
-from typing import Any, TypeVar
+from datetime import date, datetime
+from typing import Any, Literal, TypeVar, get_args, get_origin
 from uuid import UUID
 
 import sqlalchemy as sa
 from annotated_types import BaseMetadata
 from pydantic import AwareDatetime, BaseModel, StringConstraints
 from pydantic.fields import FieldInfo
+from sqlalchemy.types import TypeEngine
 
 from multidb.models.fields import TO_UTC
 from multidb.repositories.repository import plain_type, validated
@@ -23,6 +24,7 @@ _GIVEN_AS: dict[Any, type] = {
     AwareDatetime: datetime,
     UUID: UUID,
     bool: bool,
+    date: date,
     float: float,
     int: int,
     str: str,
@@ -44,10 +46,15 @@ def row_reader(model: type[ModelT], table: sa.Table, operation: str) -> Callable
 
     new, put = object.__new__, object.__setattr__
     fields = set(model.model_fields)
+    arrays = [name for name in model.model_fields if isinstance(table.c[name].type, sa.ARRAY)]
 
     def read(row: Record) -> ModelT:
+        values = dict(row)
+        for name in arrays:
+            if values[name] is not None:
+                values[name] = tuple(values[name])
         made = new(model)
-        put(made, "__dict__", dict(row))
+        put(made, "__dict__", values)
         put(made, "__pydantic_fields_set__", fields)
         put(made, "__pydantic_extra__", None)
         put(made, "__pydantic_private__", None)
@@ -71,8 +78,26 @@ def _is_plain(model: type[BaseModel]) -> bool:
 
 def _fits(field: FieldInfo, column: sa.Column[Any]) -> bool:
     kind, metadata = plain_type(field.annotation, nullable=bool(column.nullable))
-    bounds = all(
-        isinstance(each, BaseMetadata | StringConstraints) or each is TO_UTC
-        for each in (*metadata, *field.metadata)
-    )
-    return bounds and _GIVEN_AS.get(kind) is column.type.python_type
+    return all(map(_bounds, (*metadata, *field.metadata))) and _gives(column.type, kind)
+
+
+def _bounds(metadata: object) -> bool:
+    """Tell whether an annotation does no more than bound a value, or is TO_UTC."""
+    if isinstance(metadata, FieldInfo):
+        return all(map(_bounds, metadata.metadata))
+    return isinstance(metadata, BaseMetadata | StringConstraints) or metadata is TO_UTC
+
+
+def _gives(type_: TypeEngine[Any], kind: Any) -> bool:
+    """Tell whether a column of this type gives just what a field of `kind` holds."""
+    if isinstance(type_, sa.ARRAY):
+        # Its lists are made tuples, for what is frozen shall not change by its parts.
+        items = get_args(kind) if get_origin(kind) is tuple else ()
+        return len(items) == 2 and items[1] is ... and _gives(type_.item_type, items[0])
+    if isinstance(type_, sa.JSON):
+        return bool(kind == dict[str, Any])
+    if get_origin(kind) is Literal:
+        # That it is one of these, the table's own check sees to.
+        kinds = {type(each) for each in get_args(kind)}
+        kind = kinds.pop() if len(kinds) == 1 else kind
+    return _GIVEN_AS.get(kind) is type_.python_type

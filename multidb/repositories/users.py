@@ -1,9 +1,10 @@
 """Users: people who may sign in. PostgreSQL `users`, cached as `cache:user:{id}`."""
 
 from datetime import timedelta
+from typing import ClassVar
 
 from multidb.cache.policy import CachePolicy
-from multidb.models.users import NewUser, User, UserChanges
+from multidb.models.users import NewUser, User, UserChanges, UserFields
 from multidb.repositories.postgres import PostgresRepository
 from multidb.stores.postgres import tables
 
@@ -13,6 +14,7 @@ __all__ = ["UserRepository"]
 class UserRepository(PostgresRepository[User, NewUser, UserChanges]):
     """The calls on users."""
 
+    c: ClassVar[UserFields]
     table = tables.users
     cache = CachePolicy("cache:user:{user_id}", ttl=timedelta(minutes=5))
     unique = {"users_pkey": ("id",), "users_email_key": ("email",)}

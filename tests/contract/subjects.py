@@ -2,9 +2,38 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
-from multidb import MultiDB, NewCompany, NewUser, SystemLog
+from multidb import (
+    Model,
+    MultiDB,
+    NewCalendarEvent,
+    NewCompany,
+    NewCompanyUser,
+    NewDocument,
+    NewForm,
+    NewJob,
+    NewKanbanBoard,
+    NewKanbanCard,
+    NewKanbanColumn,
+    NewUser,
+    NewUserProfile,
+    NewUserSession,
+    SystemLog,
+)
+from multidb.registry import BUILT_IN
+
+#: What things hang on, made before the first of them.
+COMPANY = NewCompany(id=UUID(int=1), name="Parent", slug="parent")
+PEOPLE = [NewUser(id=UUID(int=100 + n), email=f"parent{n}@example.com", name="Parent") for n in range(60)]
+BOARD = NewKanbanBoard(id=UUID(int=2), company_id=COMPANY.id, name="Parent")
+COLUMN = NewKanbanColumn(
+    id=UUID(int=3), company_id=COMPANY.id, board_id=BOARD.id, name="Parent", rank="parent"
+)
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -12,14 +41,30 @@ class Subject:
     """One repository under the contract."""
 
     name: str
-    #: Makes the n-th new thing; things with different n share no unique value.
+    #: Makes the n-th new thing, n less than 60; things with different n share no unique value.
     new: Callable[[int], Any]
     #: A field to sort and filter by, with the value the n-th thing has there; several share one.
     field: str
-    value: Callable[[int], Any]
+    value: Callable[[int], Any] = lambda n: f"Name {n % 3}"
+    #: A value of that field which none of them has.
+    nowhere: Any = "nobody's"
+    #: Whether the field's type is text, whatever its bounds.
+    field_is_text: bool = True
+    #: What must be there first, by attribute on `MultiDB`.
+    parents: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+
+    @property
+    def changes(self) -> type[Model]:
+        """The model of its changes."""
+        return next(each for each in BUILT_IN if each.entity() == self.name).changes_model  # type: ignore[attr-defined, no-any-return]
 
     def repository(self, db: MultiDB) -> Any:
         return getattr(db, self.name)
+
+    async def prepare(self, db: MultiDB) -> None:
+        """Store what the things hang on."""
+        for name, parents in self.parents:
+            await getattr(db, name).add_many(parents)
 
     async def store(self, db: MultiDB, n: int) -> Any:
         """Store the n-th thing and return it as stored."""
@@ -37,18 +82,34 @@ class Subject:
 class RowSubject(Subject):
     """A repository that can also change and delete."""
 
-    #: The unique field, the constraint that guards it, and another spelling of the n-th value.
-    unique: str
-    constraint: str
-    taken: Callable[[int], Any]
+    #: The n-th way to change a thing.
+    change: Callable[[int], dict[str, Any]] = lambda n: {"name": f"New name {n}"}
+    #: A change that does not fit.
+    wrong: tuple[str, Any] = ("name", "  ")
+    #: A field that takes any text with a letter in it and may be changed, if there is one.
+    text: str | None = "name"
+    #: The unique fields beside the id, the constraint that guards them, and another thing that has
+    #: the n-th one's values there; nothing where there are none.
+    unique: tuple[str, ...] = ()
+    constraint: str = ""
+    taken: Callable[[int], Any] | None = None
+    #: Whether deleting only marks the row, and it can be restored.
+    marks_deleted: bool = True
+
+
+def titled(n: int) -> dict[str, Any]:
+    return {"title": f"New title {n}"}
+
+
+def in_company(*more: tuple[str, tuple[Any, ...]]) -> tuple[tuple[str, tuple[Any, ...]], ...]:
+    return (("companies", (COMPANY,)), *more)
 
 
 USERS = RowSubject(
     "users",
     new=lambda n: NewUser(email=f"user{n}@example.com", name=f"Name {n % 3}"),
     field="name",
-    value=lambda n: f"Name {n % 3}",
-    unique="email",
+    unique=("email",),
     constraint="users_email_key",
     taken=lambda n: NewUser(email=f"USER{n}@Example.COM", name="Another"),
 )
@@ -57,10 +118,143 @@ COMPANIES = RowSubject(
     "companies",
     new=lambda n: NewCompany(name=f"Name {n % 3}", slug=f"company-{n}"),
     field="name",
-    value=lambda n: f"Name {n % 3}",
-    unique="slug",
+    unique=("slug",),
     constraint="companies_slug_key",
     taken=lambda n: NewCompany(name="Another", slug=f"company-{n}"),
+)
+
+USER_PROFILES = RowSubject(
+    "user_profiles",
+    new=lambda n: NewUserProfile(
+        user_id=PEOPLE[n].id, display_name=f"Name {n % 3}", preferences={"theme": {"dark": True, "n": [n]}}
+    ),
+    field="display_name",
+    parents=(("users", tuple(PEOPLE)),),
+    change=lambda n: {"display_name": f"New name {n}"},
+    wrong=("display_name", "  "),
+    text="display_name",
+    unique=("user_id",),
+    constraint="user_profiles_user_id_key",
+    taken=lambda n: NewUserProfile(user_id=PEOPLE[n].id, display_name="Another"),
+    marks_deleted=False,
+)
+
+COMPANY_USERS = RowSubject(
+    "company_users",
+    new=lambda n: NewCompanyUser(
+        company_id=COMPANY.id, user_id=PEOPLE[n].id, role=(("admin", "member", "owner")[n % 3])
+    ),
+    field="role",
+    value=lambda n: ("admin", "member", "owner")[n % 3],
+    nowhere="viewer",
+    field_is_text=False,
+    parents=in_company(("users", tuple(PEOPLE))),
+    change=lambda n: {"role": "viewer"},
+    wrong=("role", "king"),
+    text=None,
+    unique=("company_id", "user_id"),
+    constraint="company_users_company_id_user_id_key",
+    taken=lambda n: NewCompanyUser(company_id=COMPANY.id, user_id=PEOPLE[n].id),
+    marks_deleted=False,
+)
+
+USER_SESSIONS = RowSubject(
+    "user_sessions",
+    new=lambda n: NewUserSession(user_id=PEOPLE[0].id, device=f"Name {n % 3}", ip="2001:db8::1"),
+    field="device",
+    parents=(("users", (PEOPLE[0],)),),
+    change=lambda n: {"ended_at": NOON, "end_reason": f"reason {n}"},
+    wrong=("ip", "not an address"),
+    text="end_reason",
+    marks_deleted=False,
+)
+
+DOCUMENTS = RowSubject(
+    "documents",
+    new=lambda n: NewDocument(
+        company_id=COMPANY.id, owner_id=PEOPLE[0].id, title=f"Name {n % 3}", content_hash="0a" * 32, size=n
+    ),
+    field="title",
+    parents=in_company(("users", (PEOPLE[0],))),
+    change=lambda n: {"title": f"New title {n}", "status": "ready"},
+    wrong=("status", "lost"),
+    text="title",
+)
+
+JOBS = RowSubject(
+    "jobs",
+    new=lambda n: NewJob(queue="ai", kind=f"Name {n % 3}", payload={"n": n}, company_id=COMPANY.id),
+    field="kind",
+    parents=in_company(),
+    change=lambda n: {"priority": n + 1, "payload": {"changed": n}},
+    wrong=("priority", 40_000),
+    text=None,
+    marks_deleted=False,
+)
+
+FORMS = RowSubject(
+    "forms",
+    new=lambda n: NewForm(
+        company_id=COMPANY.id, name=f"form {n}", description=f"Name {n % 3}", definition={"type": "object"}
+    ),
+    field="description",
+    parents=in_company(),
+    unique=("company_id", "name"),
+    constraint="forms_company_id_name_key",
+    taken=lambda n: NewForm(company_id=COMPANY.id, name=f"form {n}", definition={}),
+)
+
+CALENDAR_EVENTS = RowSubject(
+    "calendar_events",
+    new=lambda n: NewCalendarEvent(
+        company_id=COMPANY.id,
+        title=f"Name {n % 3}",
+        starts_at=NOON,
+        ends_at=NOON + timedelta(hours=1),
+        attendees=tuple(each.id for each in PEOPLE[:n]),
+    ),
+    field="title",
+    parents=in_company(),
+    change=titled,
+    wrong=("attendees", ["nobody"]),
+    text="title",
+)
+
+KANBAN_BOARDS = RowSubject(
+    "kanban_boards",
+    new=lambda n: NewKanbanBoard(company_id=COMPANY.id, name=f"Name {n % 3}"),
+    field="name",
+    parents=in_company(),
+)
+
+KANBAN_COLUMNS = RowSubject(
+    "kanban_columns",
+    new=lambda n: NewKanbanColumn(
+        company_id=COMPANY.id, board_id=BOARD.id, name=f"Name {n % 3}", rank=f"{n}V"
+    ),
+    field="name",
+    parents=in_company(("kanban_boards", (BOARD,))),
+    unique=("board_id", "rank"),
+    constraint="kanban_columns_board_id_rank_key",
+    taken=lambda n: NewKanbanColumn(company_id=COMPANY.id, board_id=BOARD.id, name="Another", rank=f"{n}V"),
+    marks_deleted=False,
+)
+
+KANBAN_CARDS = RowSubject(
+    "kanban_cards",
+    new=lambda n: NewKanbanCard(
+        company_id=COMPANY.id, board_id=BOARD.id, column_id=COLUMN.id, title=f"Name {n % 3}", rank=f"{n}V"
+    ),
+    field="title",
+    parents=in_company(("kanban_boards", (BOARD,)), ("kanban_columns", (COLUMN,))),
+    change=titled,
+    wrong=("rank", "ends in 0"),
+    text="title",
+    unique=("column_id", "rank"),
+    constraint="kanban_cards_column_id_rank_key",
+    taken=lambda n: NewKanbanCard(
+        company_id=COMPANY.id, board_id=BOARD.id, column_id=COLUMN.id, title="Another", rank=f"{n}V"
+    ),
 )
 
 SYSTEM_LOGS = Subject(
@@ -70,7 +264,20 @@ SYSTEM_LOGS = Subject(
     value=lambda n: f"service-{n % 3}",
 )
 
-ROWS = (USERS, COMPANIES)
+ROWS = (
+    USERS,
+    COMPANIES,
+    USER_PROFILES,
+    COMPANY_USERS,
+    USER_SESSIONS,
+    DOCUMENTS,
+    JOBS,
+    FORMS,
+    CALENDAR_EVENTS,
+    KANBAN_BOARDS,
+    KANBAN_COLUMNS,
+    KANBAN_CARDS,
+)
 ALL = (*ROWS, SYSTEM_LOGS)
 
 Store = Callable[[MultiDB, int], Awaitable[Any]]

@@ -12,8 +12,9 @@ pytestmark = pytest.mark.mongo
 
 
 @pytest.fixture(params=ALL, ids=lambda subject: subject.name)
-def subject(request: pytest.FixtureRequest) -> Subject:
+async def subject(request: pytest.FixtureRequest, db: MultiDB) -> Subject:
     chosen: Subject = request.param
+    await chosen.prepare(db)
     return chosen
 
 
@@ -152,8 +153,9 @@ async def test_a_value_of_the_wrong_type_is_refused_by_the_name_of_its_field(db:
     for wrong in ("x", None, 7):
         with pytest.raises(DataError, match="`id` must be a UUID"):
             await subject.repository(db).get(wrong)
-    # What the field's bounds would refuse is just what nothing has.
-    assert (await subject.repository(db).find(**{subject.field: ""})).items == ()
+    if subject.field_is_text:
+        # What the field's bounds would refuse is just what nothing has.
+        assert (await subject.repository(db).find(**{subject.field: ""})).items == ()
 
 
 async def test_what_is_no_document_is_refused(db: MultiDB):

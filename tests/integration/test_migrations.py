@@ -15,6 +15,8 @@ from multidb.stores.postgres.engine import connect
 
 from .schema_changes import ROOT, alembic
 
+HEAD = max(path.name for path in (ROOT / "migrations" / "versions").glob("*.py"))[:4]
+
 
 async def tables(settings: Settings) -> set[str]:
     connection = await connect(settings)
@@ -68,14 +70,14 @@ def test_the_printed_sql_makes_the_same_schema(empty: Settings):
 
     asyncio.run(run(migrations.upgrade(empty, sql=True)))
     assert migrations.check(empty) == []
-    assert migrations.current(empty) == "0001"
+    assert migrations.current(empty) == HEAD
 
 
 def test_upgrade_is_idempotent_and_tells_where_it_is(empty: Settings):
     assert migrations.current(empty) is None
     migrations.upgrade(empty)
     migrations.upgrade(empty)
-    assert migrations.current(empty) == "0001"
+    assert migrations.current(empty) == HEAD
     assert migrations.check(empty) == []
     migrations.downgrade(empty, "base")
     assert migrations.current(empty) is None

@@ -16,8 +16,6 @@ from multidb import (
     Model,
     MongoRepository,
     MultiDB,
-    NewCompany,
-    NewUser,
     NotOpenError,
     PostgresRepository,
     Row,
@@ -28,6 +26,7 @@ from multidb import (
 from multidb.registry import BUILT_IN, ROUTES, route_all
 from multidb.repositories.repository import Repository
 from multidb.repositories.users import UserRepository
+from tests.contract.subjects import ROWS
 
 SETTINGS = Settings(
     _env_file=None,
@@ -36,7 +35,7 @@ SETTINGS = Settings(
     redis_url="redis://127.0.0.1:1/0",
 )
 
-#: The table of DESIGN.md: attribute on `MultiDB`, store, and where in it the entity lives.
+#: The table of DESIGN.md, and what boards are made of: attribute on `MultiDB`, store, where in it.
 ENTITIES = {
     ("companies", "postgres", "companies"),
     ("users", "postgres", "users"),
@@ -48,6 +47,8 @@ ENTITIES = {
     ("forms", "postgres", "forms"),
     ("calendar_events", "postgres", "calendar_events"),
     ("kanban_boards", "postgres", "kanban_boards"),
+    ("kanban_columns", "postgres", "kanban_columns"),
+    ("kanban_cards", "postgres", "kanban_cards"),
     ("audit_logs", "postgres", "audit_logs"),
     ("system_logs", "mongo", "system_logs"),
     ("user_activity_logs", "mongo", "user_activity_logs"),
@@ -371,21 +372,21 @@ ON_ROWS: dict[str, Callable[[Any, BaseModel], Awaitable[Any]]] = {
     "exists": lambda rows, _: rows.exists(),
     "add": lambda rows, new: rows.add(new),
     "add_many": lambda rows, new: rows.add_many([new]),
-    "update": lambda rows, _: rows.update(ID, name="Ada"),
+    "update": lambda rows, _: rows.update(ID),
     "delete": lambda rows, _: rows.delete(ID),
     "restore": lambda rows, _: rows.restore(ID),
 }
 CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     **{
         f"{entity}.{name}": lambda db, call=call, entity=entity, new=new: call(getattr(db, entity), new)  # type: ignore[misc]
-        for entity, new in (
-            ("users", NewUser(id=ID, email="ada@example.com", name="Ada")),
-            ("companies", NewCompany(id=ID, name="Engines", slug="engines")),
-        )
+        for entity, new in ((subject.name, subject.new(1)) for subject in ROWS)
         for name, call in ON_ROWS.items()
     },
     "users.by_email": lambda db: db.users.by_email("ada@example.com"),
     "companies.by_slug": lambda db: db.companies.by_slug("engines"),
+    "user_profiles.by_user": lambda db: db.user_profiles.by_user(ID),
+    "company_users.membership": lambda db: db.company_users.membership(ID, user_id=ID),
+    "forms.by_name": lambda db: db.forms.by_name(ID, name="Survey"),
     "system_logs.get": lambda db: db.system_logs.get(ID),
     "system_logs.find": lambda db: db.system_logs.find(),
     "system_logs.append": lambda db: db.system_logs.append(SystemLog.model_validate(LOG)),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from sqlalchemy import ClauseElement, Dialect
+from sqlalchemy import ARRAY, ClauseElement, Dialect
 from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeEngine
@@ -22,6 +22,9 @@ def encoder(type_: TypeEngine[Any]) -> Encoder | None:
 
 def decodes(type_: TypeEngine[Any]) -> bool:
     """Tell whether SQLAlchemy itself would turn what asyncpg gives into something else."""
+    if isinstance(type_, ARRAY):
+        # It would only make a list of the list.
+        type_ = type_.item_type
     return type_.dialect_impl(DIALECT).result_processor(DIALECT, None) is not None
 
 
