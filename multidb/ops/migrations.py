@@ -6,24 +6,18 @@ others wait for it (`exclusive.py`).
 
 import asyncio
 import io
-from collections.abc import Callable
-from typing import Any, TypeVar
 
 from alembic import command
-from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.util import CommandError
-from sqlalchemy import Connection
 
 from multidb.errors import ConfigurationError
+from multidb.ops import drift
 from multidb.ops.environment import alembic_config, migration_engine, only_run
 from multidb.settings import PostgresSettings
 from multidb.stores.postgres.errors import translating
-from multidb.stores.postgres.tables import in_metadata, metadata
 
 __all__ = ["check", "current", "downgrade", "upgrade"]
-
-T = TypeVar("T")
 
 
 def upgrade(settings: PostgresSettings, revision: str = "head", *, sql: bool = False) -> str:
@@ -47,17 +41,15 @@ def downgrade(settings: PostgresSettings, revision: str, *, sql: bool = False) -
 
 def current(settings: PostgresSettings) -> str | None:
     """Return the revision the database is at, or None before the first."""
-    return asyncio.run(_inspect(settings, lambda context: context.get_current_revision()))
+    return asyncio.run(_current(settings))
 
 
 def check(settings: PostgresSettings) -> list[str]:
-    """Return how the database differs from the tables multidb knows, a line each; none if it does not.
+    """Return how the database differs from what the revisions make, a line each; none if it does not.
 
-    Sees what Alembic's autogenerate sees.
+    Changes nothing, and holds no lock on any table of the database. Raises: as `drift.differences`.
     """
-    return asyncio.run(
-        _inspect(settings, lambda context: [_described(each) for each in compare_metadata(context, metadata)])
-    )
+    return drift.differences(settings)
 
 
 def _run(settings: PostgresSettings, direction: str, revision: str, sql: bool) -> str:
@@ -73,32 +65,13 @@ def _run(settings: PostgresSettings, direction: str, revision: str, sql: bool) -
     return output.getvalue()
 
 
-async def _inspect(settings: PostgresSettings, look: Callable[[MigrationContext], T]) -> T:
+async def _current(settings: PostgresSettings) -> str | None:
     engine = migration_engine(settings)
     try:
         with translating("migrate"):
             async with engine.connect() as connection:
-                return await connection.run_sync(lambda sync: look(_context(sync)))
+                return await connection.run_sync(
+                    lambda sync: MigrationContext.configure(sync).get_current_revision()
+                )
     finally:
         await engine.dispose()
-
-
-def _context(connection: Connection) -> MigrationContext:
-    return MigrationContext.configure(
-        connection,
-        opts={
-            "compare_type": True,
-            "compare_server_default": True,
-            "target_metadata": metadata,
-            "include_name": in_metadata,
-        },
-    )
-
-
-def _described(difference: Any) -> str:
-    """Return Alembic's tuple, such as `("add_column", None, "users", Column(…))`, as a line."""
-    if isinstance(difference, list):
-        return "; ".join(_described(each) for each in difference)
-    kind, *what = difference
-    names = [str(getattr(each, "name", each)) for each in what if each is not None]
-    return f"{kind.replace('_', ' ')}: {' '.join(names)}"
