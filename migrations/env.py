@@ -2,17 +2,20 @@
 
 import asyncio
 from logging.config import fileConfig
+from typing import Any
 
 from alembic import context
+from alembic.util import CommandError
 from sqlalchemy import Connection
 
-from multidb.ops.migrations import migration_engine
+from multidb.errors import MultiDBError
+from multidb.ops.environment import run_on, run_online
 from multidb.settings import PostgresSettings
+from multidb.stores.postgres.errors import translating
 from multidb.stores.postgres.tables import in_metadata, metadata
 
 
-def migrate(connection: Connection | None = None) -> None:
-    """Run the migrations on `connection`, or print them where there is none."""
+def configure(connection: Connection | None = None, **options: Any) -> None:
     context.configure(
         connection=connection,
         dialect_name="postgresql",
@@ -20,29 +23,34 @@ def migrate(connection: Connection | None = None) -> None:
         dialect_opts={"paramstyle": "named"},
         target_metadata=metadata,
         include_name=in_metadata,
-        literal_binds=connection is None,
         compare_type=True,
         compare_server_default=True,
+        **options,
     )
-    with context.begin_transaction():
-        context.run_migrations()
 
 
-async def migrate_online(settings: PostgresSettings) -> None:
-    engine = migration_engine(settings)
+def migrate_as_alembic() -> None:
+    """Run for the command `alembic`, which tells errors of its own kind in one line."""
     try:
-        async with engine.connect() as connection:
-            await connection.run_sync(migrate)
-    finally:
-        await engine.dispose()
+        with translating("migrate"):
+            asyncio.run(run_online(PostgresSettings(), configure))
+    except MultiDBError as error:
+        raise CommandError(str(error)) from error
 
 
-settings = context.config.attributes.get("settings")
-if settings is None and context.config.config_file_name is not None:
+config = context.config
+settings = config.attributes.get("settings")
+if settings is None and config.config_file_name is not None:
     # Called as `alembic`; a program that calls multidb.ops keeps its own logging.
-    fileConfig(context.config.config_file_name, disable_existing_loggers=False)
+    fileConfig(config.config_file_name, disable_existing_loggers=False)
 
 if context.is_offline_mode():
-    migrate()
+    configure(literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+elif "connection" in config.attributes:
+    run_on(config.attributes["connection"], configure)
+elif settings is not None:
+    asyncio.run(run_online(settings, configure))
 else:
-    asyncio.run(migrate_online(settings or PostgresSettings()))
+    migrate_as_alembic()

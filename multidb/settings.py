@@ -164,6 +164,10 @@ class PostgresSettings(_Variables):
     postgres_timeout: Seconds = timedelta(seconds=30)
     #: How long any server may take to accept a connection.
     connect_timeout: Seconds = timedelta(seconds=5)
+    #: How long a migration waits for another one to end, and each of its steps for others' locks.
+    migration_timeout: Seconds = timedelta(seconds=60)
+    #: How long a migration waits for one lock before it lets those through who queue behind it.
+    migration_lock_timeout: Seconds = timedelta(seconds=3)
 
 
 class MongoSettings(_Variables):

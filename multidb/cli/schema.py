@@ -39,7 +39,9 @@ def migrate(
     current: Annotated[bool, typer.Option("--current", help="Print the revision PostgreSQL is at.")] = False,
     check: Annotated[
         bool,
-        typer.Option("--check", help="Print how PostgreSQL differs from the tables; exit code 1 if it does."),
+        typer.Option(
+            "--check", help="Print how PostgreSQL differs from what the revisions make; exit code 1 if so."
+        ),
     ] = False,
 ) -> None:
     """Bring PostgreSQL to a revision: the newest, unless one is given."""
@@ -56,7 +58,7 @@ def migrate(
         typer.echo(migrations.current(settings) or "none")
     elif check:
         differences = migrations.check(settings)
-        typer.echo("\n".join(differences) or "PostgreSQL is as the tables say.")
+        typer.echo("\n".join(differences) or "PostgreSQL is as the revisions make it.")
         raise typer.Exit(1 if differences else 0)
     else:
         change = migrations.downgrade if down else migrations.upgrade

@@ -1,69 +1,62 @@
-"""PostgreSQL's schema: Alembic, driven with multidb's settings. Every call here blocks."""
+"""PostgreSQL's schema: Alembic, driven with multidb's settings. Every call here blocks.
+
+What changes the database may be called by any number of processes at once: one does the work, the
+others wait for it (`exclusive.py`).
+"""
 
 import asyncio
 import io
-from collections.abc import Callable
-from typing import Any, TypeVar
 
 from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.util import CommandError
-from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
 
 from multidb.errors import ConfigurationError
-from multidb.ops.files import shipped
+from multidb.ops import drift
+from multidb.ops.environment import alembic_config, migration_engine, only_run
 from multidb.settings import PostgresSettings
-from multidb.stores.postgres.engine import connect
 from multidb.stores.postgres.errors import translating
-from multidb.stores.postgres.tables import in_metadata, metadata
 
-__all__ = ["check", "current", "downgrade", "migration_engine", "upgrade"]
-
-T = TypeVar("T")
+__all__ = ["check", "current", "downgrade", "upgrade"]
 
 
 def upgrade(settings: PostgresSettings, revision: str = "head", *, sql: bool = False) -> str:
     """Bring the database up to `revision`; with `sql`, change nothing and return the statements.
 
-    Idempotent. Raises: UnavailableError; ConfigurationError for an unknown revision.
+    Idempotent, and each revision is a transaction of its own: where one fails, those before it stay.
+
+    Raises: UnavailableError; ConfigurationError for an unknown revision; ConflictError, retryable,
+    if another migration or others' locks were in the way until `migration_timeout` was over.
     """
     return _run(settings, "upgrade", revision, sql)
 
 
 def downgrade(settings: PostgresSettings, revision: str, *, sql: bool = False) -> str:
-    """Take the database back to `revision`, `base` for none; with `sql`, return the statements."""
+    """Take the database back to `revision`, `base` for none; with `sql`, return the statements.
+
+    Raises: as `upgrade`.
+    """
     return _run(settings, "downgrade", revision, sql)
 
 
 def current(settings: PostgresSettings) -> str | None:
     """Return the revision the database is at, or None before the first."""
-    return asyncio.run(_inspect(settings, lambda context: context.get_current_revision()))
+    return asyncio.run(_current(settings))
 
 
 def check(settings: PostgresSettings) -> list[str]:
-    """Return how the database differs from the tables multidb knows, a line each; none if it does not."""
-    return asyncio.run(
-        _inspect(settings, lambda context: [_described(each) for each in compare_metadata(context, metadata)])
-    )
+    """Return how the database differs from what the revisions make, a line each; none if it does not.
 
-
-def migration_engine(settings: PostgresSettings) -> AsyncEngine:
-    """Return an engine for migrations: one connection, opened when needed and kept by nobody."""
-    return create_async_engine(
-        "postgresql+asyncpg://", async_creator=lambda *_, **__: connect(settings), poolclass=NullPool
-    )
+    Changes nothing, and holds no lock on any table of the database. Raises: as `drift.differences`.
+    """
+    return drift.differences(settings)
 
 
 def _run(settings: PostgresSettings, direction: str, revision: str, sql: bool) -> str:
     output = io.StringIO()
-    config = Config(shipped("alembic.ini"), output_buffer=output)
-    config.attributes["settings"] = settings
+    config = alembic_config(settings, output)
     try:
-        with translating("migrate"):
+        with only_run(settings), translating("migrate"):
             getattr(command, direction)(config, revision, sql=sql)
     except CommandError as error:
         raise ConfigurationError(
@@ -72,32 +65,13 @@ def _run(settings: PostgresSettings, direction: str, revision: str, sql: bool) -
     return output.getvalue()
 
 
-async def _inspect(settings: PostgresSettings, look: Callable[[MigrationContext], T]) -> T:
+async def _current(settings: PostgresSettings) -> str | None:
     engine = migration_engine(settings)
     try:
         with translating("migrate"):
             async with engine.connect() as connection:
-                return await connection.run_sync(lambda sync: look(_context(sync)))
+                return await connection.run_sync(
+                    lambda sync: MigrationContext.configure(sync).get_current_revision()
+                )
     finally:
         await engine.dispose()
-
-
-def _context(connection: Connection) -> MigrationContext:
-    return MigrationContext.configure(
-        connection,
-        opts={
-            "compare_type": True,
-            "compare_server_default": True,
-            "target_metadata": metadata,
-            "include_name": in_metadata,
-        },
-    )
-
-
-def _described(difference: Any) -> str:
-    """Return Alembic's tuple, such as `("add_column", None, "users", Column(…))`, as a line."""
-    if isinstance(difference, list):
-        return "; ".join(_described(each) for each in difference)
-    kind, *what = difference
-    names = [str(getattr(each, "name", each)) for each in what if each is not None]
-    return f"{kind.replace('_', ' ')}: {' '.join(names)}"

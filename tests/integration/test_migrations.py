@@ -4,7 +4,6 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,31 +12,10 @@ from multidb import ConfigurationError, StoreError, UnavailableError
 from multidb.ops import migrations
 from multidb.settings import Settings
 from multidb.stores.postgres.engine import connect
-from multidb.testing import empty_database
 
-ROOT = Path(__file__).parents[2]
+from .schema_changes import ROOT, alembic
+
 HEAD = max(path.name for path in (ROOT / "migrations" / "versions").glob("*.py"))[:4]
-
-
-@pytest.fixture
-def empty(multidb_servers: Settings) -> Iterator[Settings]:
-    """Settings of a database with nothing in it."""
-    with empty_database(multidb_servers) as settings:
-        yield settings
-
-
-def alembic(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `alembic` as its users do: in the checkout, with nothing set but the one variable."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MULTIDB_")}
-    environment["MULTIDB_POSTGRES_URL"] = settings.postgres_url.get_secret_value()
-    return subprocess.run(
-        [sys.executable, "-m", "alembic", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 async def tables(settings: Settings) -> set[str]:
