@@ -18,7 +18,7 @@ TABLES = {
     "users": ("email,email_folded,name", "", ""),
     "user_profiles": ("display_name,avatar_url,bio", "", ""),
     "company_users": ("", "", "company_id"),
-    "documents": ("", "search", "company_id"),
+    "documents": ("", "body,search", "company_id"),
     "forms": ("", "", "company_id"),
     "calendar_events": ("", "period", "company_id"),
     "kanban_boards": ("", "", "company_id"),

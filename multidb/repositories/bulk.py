@@ -81,8 +81,14 @@ class Bulk(Generic[NewT]):
         values: Callable[[NewT, str], dict[str, Any]],
         changes: Callable[[NewT, Collection[str]], tuple[str, ...]],
         company: UUID | None,
+        *,
+        copies: bool,
     ) -> None:
-        """`values` gives a new row by column, `changes` the columns an upsert by these fields changes."""
+        """`values` gives a new row by column, `changes` the columns an upsert by these fields changes.
+
+        `copies` says whether COPY may be used: PostgreSQL refuses it under row level security.
+        """
+        self._copies = copies
         self._postgres = postgres
         self._crud = crud
         self._columns_of = columns_of
@@ -147,8 +153,7 @@ class Bulk(Generic[NewT]):
         return count
 
     async def _insert(self, rows: Sequence[dict[str, Any]], operation: str) -> None:
-        # Row level security, which a tenant's statements are under, takes no COPY.
-        if len(rows) < _COPIED or self._company is not None:
+        if len(rows) < _COPIED or not self._copies:
             await self._fetch(self._crud.insert_many(rows[0]), rows, operation)
         else:
             await self._postgres.copy(

@@ -333,6 +333,7 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
             lambda new, operation: self._new_values(new, operation, company),
             self._changes,
             company,
+            copies=self.tenant is None,
         )
 
     def _new_values(self, new: NewT, operation: str, company: UUID | None) -> dict[str, Any]:
