@@ -49,6 +49,11 @@ BEGIN
         EXCEPTION
             WHEN unique_violation THEN
                 NULL;
+            WHEN insufficient_privilege THEN
+                -- Somebody else made the role. What is needed is that the application's login has it,
+                -- and that one need not be the one that migrates.
+                RAISE NOTICE 'an administrator must GRANT multidb_tenant TO the login of the application';
+                EXIT;
             WHEN internal_error THEN  -- tuple concurrently updated
                 IF attempt = 20 THEN
                     RAISE;
