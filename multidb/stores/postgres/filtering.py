@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.sql.visitors import replacement_traverse
 
 from multidb.models.filters import And, Comparison, Condition, Not, Or
+from multidb.stores.postgres.statements import unbounded
 
 __all__ = ["Filter", "Where"]
 
@@ -108,7 +109,8 @@ def _built(shape: Shape, table: sa.Table, names: Iterator[str]) -> sa.ColumnElem
         return column.is_not(None) if negated else column.is_(None)
     if kind == "in":
         return _in(column, next(names), negated=negated, null_too=null_too[0])
-    value = sa.bindparam(next(names), None, type_=sa.Text() if kind in {"like", "ilike"} else column.type)
+    type_ = sa.Text() if kind in {"like", "ilike"} else unbounded(column.type)
+    value = sa.bindparam(next(names), None, type_=type_)
     test: sa.ColumnElement[bool]
     if kind == "eq":
         test = column != value if negated else column == value
@@ -121,7 +123,7 @@ def _built(shape: Shape, table: sa.Table, names: Iterator[str]) -> sa.ColumnElem
 
 
 def _in(column: sa.Column[Any], name: str, *, negated: bool, null_too: bool) -> sa.ColumnElement[bool]:
-    values = sa.bindparam(name, None, type_=sa.ARRAY(column.type))
+    values = sa.bindparam(name, None, type_=sa.ARRAY(unbounded(column.type), dimensions=1))
     if negated:
         test: sa.ColumnElement[bool] = column != sa.all_(values)
         if not column.nullable:
