@@ -10,7 +10,7 @@ from typing_extensions import TypeVar
 from multidb.errors import ConflictError, DataError, MultiDBError, UnavailableError
 from multidb.models.entity import Row
 from multidb.repositories.bulk import Bulk, Progress, Upsert, refused
-from multidb.repositories.criteria import some, where_of
+from multidb.repositories.criteria import some
 from multidb.repositories.declaration import (
     KEPT,
     changes_of,
@@ -217,7 +217,7 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         """
         operation = self._operation("update_many")
         company = self._company(operation)
-        where = where_of(self.model, some(filters, equal, operation), equal, operation)
+        where = self._where(some(filters, equal, operation), equal, operation)
         by_name = changes if isinstance(changes, Mapping) else {}
         as_model = None if isinstance(changes, Mapping) else changes
         values = self._changed(as_model, by_name, operation, company)
@@ -259,7 +259,7 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         """
         operation = self._operation("delete_many")
         company = self._company(operation)
-        where = where_of(self.model, some(filters, equal, operation), equal, operation)
+        where = self._where(some(filters, equal, operation), equal, operation)
         statement = self._crud(company).delete_many(where, ids=self.cache is not None)
         return await self._write_many("delete_many", statement, where.values, company)
 

@@ -199,7 +199,7 @@ class PostgresReader(Repository, Generic[ModelT]):
             raise DataError("give `after` or `before`, not both", operation=operation)
         size = page_size(limit, operation)
         company = self._company(operation)
-        where = where_of(self.model, filters, equal, operation)
+        where = self._where(filters, equal, operation)
         keyset = self._keyset(order_by, operation)
         first = self._crud(company).find(where, keyset, None, backwards=False)
         # What a cursor is good for: this query, with these values, for this company.
@@ -234,7 +234,7 @@ class PostgresReader(Repository, Generic[ModelT]):
         """
         operation = self._operation("stream")
         company = self._company(operation)
-        where = where_of(self.model, filters, equal, operation)
+        where = self._where(filters, equal, operation)
         after: list[Any] | None = None
         keyset = self._keyset(order_by, operation)
         while True:
@@ -249,7 +249,7 @@ class PostgresReader(Repository, Generic[ModelT]):
         """Return the one row that matches, or None; of several, the first by id."""
         operation = self._operation("find_one")
         company = self._company(operation)
-        where = where_of(self.model, filters, equal, operation)
+        where = self._where(filters, equal, operation)
         rows, _ = await self._rows(where, self._keyset("id", operation), 1, None, company, "find_one")
         found = await self._including(list(map(self._read, rows)), include, operation)
         return found[0] if found else None
@@ -257,7 +257,7 @@ class PostgresReader(Repository, Generic[ModelT]):
     async def count(self, *filters: Filter, **equal: Any) -> int:
         """Return how many rows match; filters as for `find`. The cost grows with that number."""
         operation = self._operation("count")
-        return await self._count(where_of(self.model, filters, equal, operation), self._company(operation))
+        return await self._count(self._where(filters, equal, operation), self._company(operation))
 
     async def exists(self, *filters: Filter, **equal: Any) -> bool:
         """Return whether any row matches; filters as for `find`.
@@ -270,7 +270,7 @@ class PostgresReader(Repository, Generic[ModelT]):
             ((name, value),) = known_values(self.model, equal, operation).items()
             if value is not None and not isinstance(self.table.c[name].type, sa.ARRAY | sa.JSON):
                 return bool(await self._presence.get(value, (name, company)))
-        where = where_of(self.model, filters, equal, operation)
+        where = self._where(filters, equal, operation)
         rows = await self._run("exists", self._crud(company).exists(where), where.values, company)
         return bool(rows[0][0])
 
@@ -386,6 +386,9 @@ class PostgresReader(Repository, Generic[ModelT]):
 
     def _key(self, id: UUID) -> str:
         return self._cache_key.key({self._cache_key.fields[0]: id})
+
+    def _where(self, filters: Sequence[Filter], equal: Mapping[str, Any], operation: str) -> Where:
+        return where_of(self.model, self.table, filters, equal, operation)
 
     def _keyset(self, order_by: OrderBy | None, operation: str) -> Keyset:
         given = self.order_by if order_by is None else order_by

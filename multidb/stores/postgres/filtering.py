@@ -20,8 +20,8 @@ __all__ = ["Filter", "Where"]
 #: What `find` and the others take: a condition over fields, or a SQLAlchemy expression over the table.
 Filter: TypeAlias = Condition | sa.ColumnElement[bool]
 
-#: Returns the value of a field as what its column takes, or raises for what does not fit.
-Reader: TypeAlias = Callable[[str, Any], Any]
+#: Returns a value of a comparison as what its column takes, or raises for what does not fit.
+Reader: TypeAlias = Callable[[Comparison, Any], Any]
 
 Shape: TypeAlias = tuple[Any, ...]
 
@@ -62,7 +62,7 @@ class Where:
         return sa.and_(sa.true(), *parts)
 
 
-def _as_it_is(_: str, value: Any) -> Any:
+def _as_it_is(_: Comparison, value: Any) -> Any:
     return value
 
 
@@ -70,14 +70,15 @@ def _shape(condition: Condition, values: list[Any], read: Reader, *, negated: bo
     """Return the shape of a condition or of its opposite, and append its values."""
     match condition:
         case Comparison(field, "in", given):
-            present = [read(field, value) for value in given if value is not None]
+            read(condition, None)
+            present = [read(condition, value) for value in given if value is not None]
             values.append(present)
             return ("in", field, negated, len(present) < len(given))
         case Comparison(field, operator, value):
+            value = read(condition, value)
             if value is None:
-                read(field, None)
                 return ("null", field, negated) if operator == "eq" else ("constant", negated)
-            values.append(value if operator in {"like", "ilike"} else read(field, value))
+            values.append(value)
             return (operator, field, negated)
         case And(conditions) | Or(conditions):
             connective = "and" if isinstance(condition, And) is not negated else "or"
