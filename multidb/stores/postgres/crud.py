@@ -68,17 +68,22 @@ class Crud:
         return self._kept(("exists",), where, lambda: sa.select(self._select(where).exists()))
 
     def present(self, name: str) -> Statement:
-        """Which of `:values` some row has in a column."""
+        """Which of `:values` some row has in a column, by their places, the first being 1."""
 
         def build() -> sa.Select[Any]:
-            asked = sa.func.unnest(self._several(name, "values")).table_valued("value").render_derived()
+            # By place, for the server may give back another spelling of the value.
+            asked = (
+                sa.func.unnest(self._several(name, "values"))
+                .table_valued("value", with_ordinality="place")
+                .render_derived()
+            )
             holds = self._select().where(self.table.c[name] == asked.c.value).exists()
-            return sa.select(asked.c.value).where(holds)
+            return sa.select(asked.c.place).where(holds)
 
         return self._once(("present", name), build)
 
     def related(self, by: str, keyset: Keyset, through: tuple[str, str] | None) -> Statement:
-        """The rows that have any of `:values` in the column `by`, in order, and that value as `of`.
+        """The rows that have any of `:values` in the column `by`, in order, and that value as `_of`.
 
         With `through`, a table and a column of it, the rows whose ids stand in that column where
         `by`, then a column of that table too, is one of the values.
@@ -91,8 +96,10 @@ class Crud:
                 other = self.table.metadata.tables[through[0]]
                 of = other.c[by]
                 query = self._select().join(other, other.c[through[1]] == self.table.c.id)
+                if "deleted_at" in other.c:
+                    query = query.where(other.c.deleted_at.is_(None))
             values = sa.bindparam("values", None, type_=sa.ARRAY(unbounded(of.type), dimensions=1))
-            return keyset.ordered(query.add_columns(of.label("of")).where(of == sa.any_(values)))
+            return keyset.ordered(query.add_columns(of.label("_of")).where(of == sa.any_(values)))
 
         return self._once(("related", by, keyset.names, through), build)
 
