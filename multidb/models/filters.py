@@ -58,6 +58,8 @@ class Comparison(Condition):
     field: str
     operator: Operator
     value: Any
+    #: Whose field it is; empty for that of whatever is asked.
+    entity: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,41 +89,44 @@ class Order:
 
     field: str
     descending: bool = False
+    #: Whose field it is; empty for that of whatever is asked.
+    entity: str = ""
 
 
 class Field(Generic[T]):
     """One field of an entity, to make conditions and orders of."""
 
-    __slots__ = ("name",)
+    __slots__ = ("entity", "name")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, entity: str = "") -> None:
         self.name = name
+        self.entity = entity
 
     def __eq__(self, value: T) -> Condition:  # type: ignore[override]
-        return Comparison(self.name, "eq", value)
+        return self._compared("eq", value)
 
     def __ne__(self, value: T) -> Condition:  # type: ignore[override]
-        return Not(Comparison(self.name, "eq", value))
+        return Not(self._compared("eq", value))
 
     __hash__ = None  # type: ignore[assignment]
 
     def __lt__(self, value: T) -> Condition:
-        return Comparison(self.name, "lt", value)
+        return self._compared("lt", value)
 
     def __le__(self, value: T) -> Condition:
-        return Comparison(self.name, "le", value)
+        return self._compared("le", value)
 
     def __gt__(self, value: T) -> Condition:
-        return Comparison(self.name, "gt", value)
+        return self._compared("gt", value)
 
     def __ge__(self, value: T) -> Condition:
-        return Comparison(self.name, "ge", value)
+        return self._compared("ge", value)
 
     def in_(self, values: Iterable[T]) -> Condition:
         """Be equal to one of `values`; None among them stands for null."""
         if isinstance(values, str | bytes):
             raise DataError(f"`{self.name}.in_` takes several values, not one text")
-        return Comparison(self.name, "in", tuple(values))
+        return self._compared("in", tuple(values))
 
     def between(self, low: T, high: T) -> Condition:
         """Be `low`, `high` or anything between."""
@@ -129,27 +134,30 @@ class Field(Generic[T]):
 
     def like(self, pattern: str) -> Condition:
         r"""Match a pattern in which `%` is any text, `_` any character, and `\` takes their meaning away."""
-        return Comparison(self.name, "like", pattern)
+        return self._compared("like", pattern)
 
     def ilike(self, pattern: str) -> Condition:
         """Match a pattern as `like` does, whatever the case."""
-        return Comparison(self.name, "ilike", pattern)
+        return self._compared("ilike", pattern)
 
     def is_null(self) -> Condition:
         """Have no value."""
-        return Comparison(self.name, "eq", None)
+        return self._compared("eq", None)
 
     def is_not_null(self) -> Condition:
         """Have a value."""
-        return Not(Comparison(self.name, "eq", None))
+        return Not(self._compared("eq", None))
 
     def asc(self) -> Order:
         """Order by it, the least first; null is greater than every value."""
-        return Order(self.name)
+        return Order(self.name, entity=self.entity)
 
     def desc(self) -> Order:
         """Order by it, the greatest first; null is greater than every value."""
-        return Order(self.name, descending=True)
+        return Order(self.name, descending=True, entity=self.entity)
+
+    def _compared(self, operator: Operator, value: Any) -> Condition:
+        return Comparison(self.name, operator, value, self.entity)
 
     def __repr__(self) -> str:
         return f"Field({self.name!r})"
@@ -166,7 +174,7 @@ class Fields:
 
     def __init__(self, entity: str, names: Iterable[str]) -> None:
         self._entity = entity
-        self.__dict__.update({name: Field(name) for name in names})
+        self.__dict__.update({name: Field(name, entity) for name in names})
 
     def __getitem__(self, name: str) -> Field[Any]:
         """Return the field of this name. Raises: DataError if there is none."""

@@ -2,14 +2,14 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args, get_origin
 
 import sqlalchemy as sa
 from pydantic import BaseModel
 
 from multidb.errors import DataError
-from multidb.models.filters import Condition, EntityFields, Field, Fields, Order
-from multidb.repositories.repository import known_fields, known_value
+from multidb.models.filters import Comparison, Condition, EntityFields, Field, Fields, Order
+from multidb.repositories.repository import known_fields, known_value, plain_type
 from multidb.stores.postgres.filtering import Filter, Where
 
 __all__ = ["OrderBy", "fields_class", "order_names", "some", "where_of"]
@@ -28,12 +28,26 @@ def fields_class(cls: type) -> type[Fields]:
 
 
 def where_of(
-    model: type[BaseModel], filters: Sequence[Filter], equal: Mapping[str, Any], operation: str
+    model: type[BaseModel],
+    table: sa.Table,
+    filters: Sequence[Filter],
+    equal: Mapping[str, Any],
+    operation: str,
 ) -> Where:
     """Return what rows must fulfil.
 
     Raises: DataError for what is no filter, a field there is not, or a value of another type.
     """
+
+    def read(comparison: Comparison, value: Any) -> Any:
+        name = comparison.field
+        _ours(model, comparison.entity, name, operation)
+        if comparison.operator in {"like", "ilike"}:
+            return _pattern(model, name, value, operation)
+        if comparison.operator == "in" and isinstance(table.c[name].type, sa.ARRAY):
+            raise DataError(f"`{name}` holds several values itself: it has no `in_`", operation=operation)
+        return known_value(model, name, value, operation)
+
     for each in filters:
         if not isinstance(each, Condition | sa.ColumnElement):
             raise DataError(
@@ -41,9 +55,15 @@ def where_of(
                 "SQLAlchemy expression over the table",
                 operation=operation,
             )
+        if isinstance(each, sa.ColumnElement) and not {table}.issuperset(each._from_objects):  # noqa: SLF001
+            # Another table would stand beside this one, each row of it with each of the other's.
+            raise DataError(
+                f"a filter must be about `{table.name}` alone; of other tables take `.exists()`",
+                operation=operation,
+            )
     known_fields(equal, model, operation)
     named = [Field(name) == value for name, value in equal.items()]
-    return Where([*filters, *named], lambda name, value: known_value(model, name, value, operation))
+    return Where([*filters, *named], read)
 
 
 def some(filters: Sequence[Filter], equal: Mapping[str, Any], operation: str) -> Sequence[Filter]:
@@ -61,6 +81,8 @@ def order_names(model: type[BaseModel], order_by: OrderBy, operation: str) -> tu
     several = [order_by] if isinstance(order_by, str | Field | Order) else list(order_by)
     names = []
     for each in several:
+        if isinstance(each, Field | Order):
+            _ours(model, each.entity, each.name if isinstance(each, Field) else each.field, operation)
         match each:
             case str():
                 names.append(each)
@@ -75,3 +97,27 @@ def order_names(model: type[BaseModel], order_by: OrderBy, operation: str) -> tu
                 )
     known_fields([name.removeprefix("-") for name in names], model, operation)
     return tuple(names)
+
+
+def _ours(model: type[BaseModel], entity: str, name: str, operation: str) -> None:
+    """Raise: DataError for a field there is not, or one of another entity that has its name."""
+    if entity not in {"", model.__name__}:
+        raise DataError(f"`{name}` of {entity} is not a field of {model.__name__}", operation=operation)
+    known_fields([name], model, operation)
+
+
+def _pattern(model: type[BaseModel], name: str, value: Any, operation: str) -> str | None:
+    """Return what a text is to match. Raises: DataError if the field is no text, or this no pattern."""
+    kind, _ = plain_type(model.model_fields[name].annotation, nullable=True)
+    texts = get_args(kind) if get_origin(kind) is Literal else (kind,)
+    if not all(isinstance(each, str) or (isinstance(each, type) and issubclass(each, str)) for each in texts):
+        raise DataError(
+            f"`{name}` of {model.__name__} is no text, and matches no pattern", operation=operation
+        )
+    if value is not None and not isinstance(value, str):
+        raise DataError(f"`{name}` of {model.__name__}: a pattern must be text", operation=operation)
+    if value is not None and (len(value) - len(value.rstrip("\\"))) % 2:
+        raise DataError(
+            f"`{name}` of {model.__name__}: a pattern must not end in a lone backslash", operation=operation
+        )
+    return value

@@ -12,7 +12,6 @@ from multidb.models.documents import (
     NewDocument,
 )
 from multidb.models.page import Page
-from multidb.repositories.criteria import where_of
 from multidb.repositories.postgres import PostgresRepository
 from multidb.repositories.relations import BelongsTo
 from multidb.repositories.repository import page_size
@@ -63,9 +62,9 @@ class DocumentRepository(PostgresRepository[Document, NewDocument, DocumentChang
             raise DataError("`query` must be a text", operation=operation)
         size = page_size(limit, operation)
         company = self._company(operation)
-        where = where_of(self.model, filters, equal, operation)
+        where = self._where(filters, equal, operation)
         first = search(self._crud(company), where, further=False)
-        binding = repr((query, first.sql, where.values, company)).encode()
+        binding = repr((query, first.sql, first.arguments(where.values), company)).encode()
         values: dict[str, Any] = {**where.values, "_query": query, "_limit": size + 1}
         if after is not None:
             values["_rank"], id = self._resources.cursors.decode(after, query=binding)

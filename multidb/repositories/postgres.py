@@ -7,10 +7,10 @@ from uuid import UUID
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
-from multidb.errors import ConflictError, DataError, MultiDBError, UnavailableError
+from multidb.errors import ConflictError, DataError
 from multidb.models.entity import Row
 from multidb.repositories.bulk import Bulk, Progress, Upsert, refused
-from multidb.repositories.criteria import some, where_of
+from multidb.repositories.criteria import some
 from multidb.repositories.declaration import (
     KEPT,
     changes_of,
@@ -27,6 +27,7 @@ from multidb.repositories.repository import (
     model_arguments,
     validated,
 )
+from multidb.repositories.shared_adds import SharedAdds
 from multidb.stores.postgres.engine import Record
 from multidb.stores.postgres.filtering import Filter
 from multidb.stores.postgres.statements import Statement
@@ -67,7 +68,7 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
 
     def __init__(self, resources: Resources) -> None:
         super().__init__(resources)
-        self._additions = resources.postgres.batcher(self._add_one, self._add_several)
+        self._adds = SharedAdds(resources.postgres, self._crud, self._run, self._read)
 
     @classmethod
     def check(cls) -> None:
@@ -93,10 +94,7 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         operation = self._operation("add")
         company = self._company(operation)
         # No invalidation: the absence of a row is never cached.
-        addition = _Addition(self._new_values(new, operation, company))
-        if self._resources.postgres.transactions.current() is not None:
-            return await self._add_one(addition, company)
-        return cast(ModelT, await self._additions.get(addition, company))
+        return await self._adds.add(self._new_values(new, operation, company), company)
 
     async def update(
         self,
@@ -124,7 +122,7 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
             self._check_fence(fence, operation)
             values["fence"] = fence
         if not values:
-            row = await self._load(id, company)
+            row = await self._shared.load(id, company)
             rows = [row] if row is not None and version in (None, row.version) else []
         else:
             names = [name for name in values if name != "fence"]
@@ -168,7 +166,7 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         company = self._company(operation)
         statement = self._crud(company).delete(versioned=version is not None)
         rows = await self._write("delete", statement, _given(id, version), id, company)
-        if not rows and version is not None and await self._load(id, company) is not None:
+        if not rows and version is not None and await self._shared.load(id, company) is not None:
             await self._explain_miss(id, version, "delete", company)
         return bool(rows)
 
@@ -186,7 +184,7 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
             rows = await self._write("restore", crud.restore(), _given(id), id, company)
             if rows:
                 return rows[0]
-        row = await self._load(id, company)
+        row = await self._shared.load(id, company)
         if row is None:
             raise self._not_found(id, "restore")
         return row
@@ -217,7 +215,7 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         """
         operation = self._operation("update_many")
         company = self._company(operation)
-        where = where_of(self.model, some(filters, equal, operation), equal, operation)
+        where = self._where(some(filters, equal, operation), equal, operation)
         by_name = changes if isinstance(changes, Mapping) else {}
         as_model = None if isinstance(changes, Mapping) else changes
         values = self._changed(as_model, by_name, operation, company)
@@ -259,37 +257,11 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         """
         operation = self._operation("delete_many")
         company = self._company(operation)
-        where = where_of(self.model, some(filters, equal, operation), equal, operation)
+        where = self._where(some(filters, equal, operation), equal, operation)
         statement = self._crud(company).delete_many(where, ids=self.cache is not None)
         return await self._write_many("delete_many", statement, where.values, company)
 
     # --- how
-
-    async def _add_one(self, addition: "_Addition", company: UUID | None) -> ModelT:
-        statement = self._crud(company).insert(addition.values)
-        return self._read((await self._run("add", statement, addition.values, company))[0])
-
-    async def _add_several(
-        self, additions: Sequence["_Addition"], company: UUID | None
-    ) -> dict["_Addition", ModelT | Exception]:
-        by_id = {addition.values["id"]: addition for addition in additions}
-        crud = self._crud(company)
-        added: dict[_Addition, ModelT | Exception] = {}
-        try:
-            values = crud.arrays([addition.values for addition in by_id.values()])
-            for row in await self._run("add", crud.insert_new(values), values, company):
-                added[by_id[row["id"]]] = self._read_or_error(row)
-        except UnavailableError:
-            raise
-        except MultiDBError:
-            pass  # it was one of them; each on its own gets the error it deserves
-        for addition in additions:
-            if addition not in added:
-                try:
-                    added[addition] = await self._add_one(addition, company)
-                except Exception as error:
-                    added[addition] = error
-        return added
 
     async def _run(
         self, name: str, statement: Statement, values: Mapping[str, Any], company: UUID | None
@@ -376,7 +348,7 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
             raise DataError("`fence` must be the whole number that a lock gave", operation=operation)
 
     async def _explain_miss(self, id: UUID, version: int | None, name: str, company: UUID | None) -> NoReturn:
-        row = await self._load(id, company)
+        row = await self._shared.load(id, company)
         if row is None:
             raise self._not_found(id, name)
         if version in (None, row.version):
@@ -384,13 +356,6 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         else:
             message = f"{self.model.__name__} {id} has version {row.version}, not {version}: read it again"
         raise ConflictError(message, version=row.version, store="postgres", operation=self._operation(name))
-
-
-class _Addition:
-    """One call of `add`: like no other, whatever it adds."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self.values = values
 
 
 def _given(id: UUID, version: int | None = None) -> dict[str, Any]:

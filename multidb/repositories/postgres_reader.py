@@ -1,7 +1,7 @@
 """`PostgresReader`: the calls every table has that change nothing."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, TypeAlias, cast, get_type_hints
+from typing import Any, ClassVar, Generic, cast, get_type_hints
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -25,6 +25,7 @@ from multidb.repositories.repository import (
     page_size,
 )
 from multidb.repositories.rows import row_reader
+from multidb.repositories.shared_reads import SharedReads
 from multidb.stores.postgres.crud import Crud
 from multidb.stores.postgres.engine import Record
 from multidb.stores.postgres.filtering import Filter, Where
@@ -35,9 +36,6 @@ from multidb.stores.redis.keys import KeyPattern
 __all__ = ["PostgresReader"]
 
 ModelT = TypeVar("ModelT", bound=Entity)
-
-#: By which field, in which order, through which table and column, and whose.
-_Relatives: TypeAlias = tuple[str, str, tuple[str, str] | None, UUID | None]
 
 #: Rows a round trip of `stream`.
 _STREAMED = 1000
@@ -88,9 +86,7 @@ class PostgresReader(Repository, Generic[ModelT]):
             None if self.tenant is None else Crud(self.table, self.model.model_fields, self.tenant)
         )
         self._read = row_reader(cast(type[ModelT], self.model), self.table, self._operation("read"))
-        self._gets = resources.postgres.batcher(self._load_one, self._load_many)
-        self._presence = resources.postgres.batcher(self._is_present, self._are_present)
-        self._relatives = resources.postgres.batcher(self._load_relatives, self._load_relatives_of_many)
+        self._shared = SharedReads(resources.postgres, self._crud, self._run, self._read)
         if self.cache is not None:
             self._cache_key = resources.cache.pattern(self.cache.key)
             self._codec = Codec(self.model | None)
@@ -131,12 +127,12 @@ class PostgresReader(Repository, Generic[ModelT]):
         checked_id(id, operation)
         company = self._company(operation)
         if self.cache is None or self._resources.cache.bypassed:
-            row = await self._load(id, company)
+            row = await self._shared.load(id, company)
         else:
             row = await self._resources.cache.get(
                 self._key(id),
                 self._codec,
-                lambda: self._load(id, company),
+                lambda: self._shared.load(id, company),
                 ttl=self.cache.ttl,
                 operation=operation,
             )
@@ -199,11 +195,11 @@ class PostgresReader(Repository, Generic[ModelT]):
             raise DataError("give `after` or `before`, not both", operation=operation)
         size = page_size(limit, operation)
         company = self._company(operation)
-        where = where_of(self.model, filters, equal, operation)
+        where = self._where(filters, equal, operation)
         keyset = self._keyset(order_by, operation)
         first = self._crud(company).find(where, keyset, None, backwards=False)
         # What a cursor is good for: this query, with these values, for this company.
-        query = repr((self.table.name, first.sql, where.values, company)).encode()
+        query = repr((self.table.name, first.sql, first.arguments(where.values), company)).encode()
         cursor, backwards = (before, True) if before is not None else (after, False)
         position = None if cursor is None else self._resources.cursors.decode(cursor, query=query)
         rows, more = await self._rows(where, keyset, size, position, company, "find", backwards=backwards)
@@ -220,7 +216,7 @@ class PostgresReader(Repository, Generic[ModelT]):
             total=await self._count(where, company) if total else None,
         )
 
-    async def stream(
+    def stream(
         self, *filters: Filter, order_by: OrderBy | None = None, **equal: Any
     ) -> AsyncIterator[ModelT]:
         """Yield every row that matches, in order; filters and order as for `find`.
@@ -228,15 +224,18 @@ class PostgresReader(Repository, Generic[ModelT]):
         Rows come 1,000 a round trip, each found by where the last one ended, and no connection is
         held between them: the consumer may be slow, and stop at any row. A row that is there
         throughout comes exactly once; one added, changed or removed meanwhile may come or not. For
-        a snapshot, stream inside `db.transaction(isolation="repeatable read")`.
+        a snapshot, stream inside `db.transaction(isolation="repeatable read")`. Whose rows they are
+        is decided by the call, wherever they are consumed.
 
         Source: PostgreSQL.
         """
         operation = self._operation("stream")
         company = self._company(operation)
-        where = where_of(self.model, filters, equal, operation)
+        where = self._where(filters, equal, operation)
+        return self._stream(where, self._keyset(order_by, operation), company)
+
+    async def _stream(self, where: Where, keyset: Keyset, company: UUID | None) -> AsyncIterator[ModelT]:
         after: list[Any] | None = None
-        keyset = self._keyset(order_by, operation)
         while True:
             rows, more = await self._rows(where, keyset, _STREAMED, after, company, "stream")
             for row in rows:
@@ -249,7 +248,7 @@ class PostgresReader(Repository, Generic[ModelT]):
         """Return the one row that matches, or None; of several, the first by id."""
         operation = self._operation("find_one")
         company = self._company(operation)
-        where = where_of(self.model, filters, equal, operation)
+        where = self._where(filters, equal, operation)
         rows, _ = await self._rows(where, self._keyset("id", operation), 1, None, company, "find_one")
         found = await self._including(list(map(self._read, rows)), include, operation)
         return found[0] if found else None
@@ -257,7 +256,7 @@ class PostgresReader(Repository, Generic[ModelT]):
     async def count(self, *filters: Filter, **equal: Any) -> int:
         """Return how many rows match; filters as for `find`. The cost grows with that number."""
         operation = self._operation("count")
-        return await self._count(where_of(self.model, filters, equal, operation), self._company(operation))
+        return await self._count(self._where(filters, equal, operation), self._company(operation))
 
     async def exists(self, *filters: Filter, **equal: Any) -> bool:
         """Return whether any row matches; filters as for `find`.
@@ -266,11 +265,11 @@ class PostgresReader(Repository, Generic[ModelT]):
         """
         operation = self._operation("exists")
         company = self._company(operation)
-        if not filters and len(equal) == 1 and self._resources.postgres.transactions.current() is None:
+        if not filters and len(equal) == 1:
             ((name, value),) = known_values(self.model, equal, operation).items()
             if value is not None and not isinstance(self.table.c[name].type, sa.ARRAY | sa.JSON):
-                return bool(await self._presence.get(value, (name, company)))
-        where = where_of(self.model, filters, equal, operation)
+                return await self._shared.present(name, value, company)
+        where = self._where(filters, equal, operation)
         rows = await self._run("exists", self._crud(company).exists(where), where.values, company)
         return bool(rows[0][0])
 
@@ -282,34 +281,6 @@ class PostgresReader(Repository, Generic[ModelT]):
 
     def _crud(self, company: UUID | None) -> Crud:
         return self._crud_of_all if company is None or self._crud_of_tenant is None else self._crud_of_tenant
-
-    async def _load(self, id: UUID, company: UUID | None) -> ModelT | None:
-        if self._resources.postgres.transactions.current() is not None:
-            return await self._load_one(id, company)
-        return await self._gets.get(id, company)
-
-    async def _load_one(self, id: UUID, company: UUID | None) -> ModelT | None:
-        rows = await self._run("get", self._crud(company).get, {"id": id}, company)
-        return self._read(rows[0]) if rows else None
-
-    async def _load_many(self, ids: Sequence[UUID], company: UUID | None) -> dict[UUID, ModelT | DataError]:
-        rows = await self._run("get", self._crud(company).get_many, {"ids": ids}, company)
-        return {row["id"]: self._read_or_error(row) for row in rows}
-
-    def _read_or_error(self, row: Record) -> ModelT | DataError:
-        # One row that does not fit its model must not fail those who asked for others.
-        try:
-            return self._read(row)
-        except DataError as error:
-            return error
-
-    async def _is_present(self, value: Any, group: tuple[str, UUID | None]) -> bool:
-        return value in await self._are_present([value], group)
-
-    async def _are_present(self, values: Sequence[Any], group: tuple[str, UUID | None]) -> dict[Any, bool]:
-        name, company = group
-        rows = await self._run("exists", self._crud(company).present(name), {"values": values}, company)
-        return {row[0]: True for row in rows}
 
     async def related(
         self,
@@ -324,25 +295,9 @@ class PostgresReader(Repository, Generic[ModelT]):
         With `through`, a table and its column of ids of these rows, `by` is a column of that table.
         It is what a `Relation` loads by; calls about one value share their round trips.
         """
-        relatives = (by, order_by, through, self._company(self._operation("include")))
-        if len(values) == 1 and self._resources.postgres.transactions.current() is None:
-            return {values[0]: await self._relatives.get(values[0], relatives) or []}
-        return await self._load_relatives_of_many(values, relatives)
-
-    async def _load_relatives(self, value: Any, relatives: _Relatives) -> list[ModelT]:
-        return (await self._load_relatives_of_many([value], relatives)).get(value, [])
-
-    async def _load_relatives_of_many(
-        self, values: Sequence[Any], relatives: _Relatives
-    ) -> dict[Any, list[ModelT]]:
-        by, order_by, through, company = relatives
-        keyset = self._keyset(order_by, self._operation("include"))
-        statement = self._crud(company).related(by, keyset, through)
-        found: dict[Any, list[ModelT]] = {}
-        for row in await self._run("include", statement, {"values": list(values)}, company):
-            columns = dict(row)
-            found.setdefault(columns.pop("of"), []).append(self._read(columns))
-        return found
+        operation = self._operation("include")
+        keyset = self._keyset(order_by, operation)
+        return await self._shared.related(values, (by, keyset, through, self._company(operation)))
 
     async def _including(self, rows: list[ModelT], names: Sequence[str], operation: str) -> list[ModelT]:
         return await include(self, self._resources, rows, names, operation) if names else rows
@@ -386,6 +341,9 @@ class PostgresReader(Repository, Generic[ModelT]):
 
     def _key(self, id: UUID) -> str:
         return self._cache_key.key({self._cache_key.fields[0]: id})
+
+    def _where(self, filters: Sequence[Filter], equal: Mapping[str, Any], operation: str) -> Where:
+        return where_of(self.model, self.table, filters, equal, operation)
 
     def _keyset(self, order_by: OrderBy | None, operation: str) -> Keyset:
         given = self.order_by if order_by is None else order_by

@@ -29,7 +29,8 @@ class Batcher(Generic[K, V]):
     place is raised to those who asked for it. Keys of different groups never share a round trip.
     Up to `lanes` round trips are under way at a time; `enough` keys leave in a batch although other
     lanes are busy, and so do those who have waited for `patience` seconds, lest one slow answer
-    keep everybody.
+    keep everybody. `own` copies a value for each further caller of one key, where what one does to
+    it must not reach the others.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Batcher(Generic[K, V]):
         enough: int = 128,
         limit: int = 1000,
         patience: float = 0.01,
+        own: Callable[[V], V] | None = None,
     ) -> None:
         self._one = one
         self._many = many
@@ -48,6 +50,7 @@ class Batcher(Generic[K, V]):
         self._enough = enough
         self._limit = limit
         self._patience = patience
+        self._copied = own
         self._alarm: asyncio.TimerHandle | None = None
         self._busy = 0
         #: By group, who waits for which key; several may wait for one.
@@ -123,13 +126,17 @@ class Batcher(Generic[K, V]):
                     # Each its own: a traceback grows with everyone who raises the same one.
                     future.set_exception(_own(error))
         else:
+            told: object = object()
             for key, future in waiting:
                 if not future.done():
                     value = values.get(key)
                     if isinstance(value, Exception):
                         future.set_exception(_own(value))
+                    elif self._copied is not None and value is not None and key is told:
+                        future.set_result(self._copied(value))
                     else:
                         future.set_result(value)
+                    told = key
         finally:
             for _, future in waiting:
                 future.cancel()  # of no effect, unless the batch itself was cancelled

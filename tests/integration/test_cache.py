@@ -94,14 +94,14 @@ async def test_absence_is_not_cached(db: MultiDB):
 async def test_a_load_that_began_before_a_write_is_not_kept(db: MultiDB, user: User, monkeypatch):
     """The stale fill: read the old row, lose the processor, and come back after the invalidation."""
     pause = Pause()
-    load = db.users._load
+    load = db.users._shared.load
 
     async def slow_load(id: UUID, company: UUID | None) -> User | None:
         row = await load(id, company)
         await pause()
         return row
 
-    monkeypatch.setattr(db.users, "_load", slow_load)
+    monkeypatch.setattr(db.users._shared, "load", slow_load)
     reader = asyncio.create_task(db.users.get(user.id))
     await pause.reached.wait()
     monkeypatch.undo()
@@ -119,19 +119,19 @@ async def test_a_load_before_a_write_does_not_fill_the_lease_of_one_after_it(
     """Two readers, a write between them: the first must not use the second's lease."""
     first, second = Pause(), Pause()
     pauses = iter([first, second])
-    load = db.users._load
+    load = db.users._shared.load
 
     async def slow_load(id: UUID, company: UUID | None) -> User | None:
         row = await load(id, company)
         await next(pauses)()
         return row
 
-    monkeypatch.setattr(db.users, "_load", slow_load)
+    monkeypatch.setattr(db.users._shared, "load", slow_load)
     old = asyncio.create_task(db.users.get(user.id))
     await first.reached.wait()
-    monkeypatch.setattr(db.users, "_load", load)
+    monkeypatch.setattr(db.users._shared, "load", load)
     await db.users.update(user.id, name="New")
-    monkeypatch.setattr(db.users, "_load", slow_load)
+    monkeypatch.setattr(db.users._shared, "load", slow_load)
     new = asyncio.create_task(db.users.get(user.id))
     await second.reached.wait()
 

@@ -10,7 +10,7 @@ from sqlalchemy.types import TypeEngine
 
 from multidb.stores.postgres.filtering import Where
 from multidb.stores.postgres.keyset import Keyset
-from multidb.stores.postgres.statements import Statement, encoder
+from multidb.stores.postgres.statements import Statement, encoder, unbounded
 
 __all__ = ["Crud"]
 
@@ -68,17 +68,22 @@ class Crud:
         return self.kept(("exists",), where, lambda: sa.select(self.select(where).exists()))
 
     def present(self, name: str) -> Statement:
-        """Which of `:values` some row has in a column."""
+        """Which of `:values` some row has in a column, by their places, the first being 1."""
 
         def build() -> sa.Select[Any]:
-            asked = sa.func.unnest(self._several(name, "values")).table_valued("value").render_derived()
+            # By place, for the server may give back another spelling of the value.
+            asked = (
+                sa.func.unnest(self._several(name, "values"))
+                .table_valued("value", with_ordinality="place")
+                .render_derived()
+            )
             holds = self.select().where(self.table.c[name] == asked.c.value).exists()
-            return sa.select(asked.c.value).where(holds)
+            return sa.select(asked.c.place).where(holds)
 
         return self._once(("present", name), build)
 
     def related(self, by: str, keyset: Keyset, through: tuple[str, str] | None) -> Statement:
-        """The rows that have any of `:values` in the column `by`, in order, and that value as `of`.
+        """The rows that have any of `:values` in the column `by`, in order, and that value as `_of`.
 
         With `through`, a table and a column of it, the rows whose ids stand in that column where
         `by`, then a column of that table too, is one of the values.
@@ -91,8 +96,10 @@ class Crud:
                 other = self.table.metadata.tables[through[0]]
                 of = other.c[by]
                 query = self.select().join(other, other.c[through[1]] == self.table.c.id)
-            values = sa.bindparam("values", None, type_=sa.ARRAY(of.type, dimensions=1))
-            return keyset.ordered(query.add_columns(of.label("of")).where(of == sa.any_(values)))
+                if "deleted_at" in other.c:
+                    query = query.where(other.c.deleted_at.is_(None))
+            values = sa.bindparam("values", None, type_=sa.ARRAY(unbounded(of.type), dimensions=1))
+            return keyset.ordered(query.add_columns(of.label("_of")).where(of == sa.any_(values)))
 
         return self._once(("related", by, keyset.names, through), build)
 
@@ -261,10 +268,11 @@ class Crud:
         return {name: self._given(name) for name in names}
 
     def _given(self, name: str, parameter: str | None = None) -> sa.BindParameter[Any]:
-        return sa.bindparam(parameter or name, None, type_=self.table.c[name].type)
+        return sa.bindparam(parameter or name, None, type_=unbounded(self.table.c[name].type))
 
     def _several(self, name: str, parameter: str) -> sa.BindParameter[Any]:
-        return sa.bindparam(parameter, None, type_=sa.ARRAY(self.table.c[name].type, dimensions=1))
+        type_ = unbounded(self.table.c[name].type)
+        return sa.bindparam(parameter, None, type_=sa.ARRAY(type_, dimensions=1))
 
     def _unnested(self, names: Collection[str]) -> sa.Subquery:
         """Return rows made of the arrays that `arrays` makes."""
@@ -286,14 +294,14 @@ class Crud:
         if isinstance(type_, sa.ARRAY):
             return postgresql.JSONB(none_as_null=True)
         # None is SQL's NULL, also where JSON has a null of its own.
-        return type(type_)(none_as_null=True) if isinstance(type_, sa.JSON) else type_
+        return type(type_)(none_as_null=True) if isinstance(type_, sa.JSON) else unbounded(type_)
 
     def _landed(self, name: str, value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
         type_ = self.table.c[name].type
         if not isinstance(type_, sa.ARRAY):
             return value.label(name)
         item = sa.func.jsonb_array_elements_text(value).column_valued("item")
-        array = sa.cast(sa.func.array(sa.select(item).scalar_subquery()), type_)
+        array = sa.cast(sa.func.array(sa.select(item).scalar_subquery()), unbounded(type_))
         return sa.case((value.is_not(None), array)).label(name)
 
     def _once(self, key: object, build: Callable[[], Any]) -> Statement:

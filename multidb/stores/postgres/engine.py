@@ -80,9 +80,11 @@ class PostgresStore(Store[Pool]):
         self,
         one: Callable[[K, Any], Awaitable[V | None]],
         many: Callable[[Sequence[K], Any], Awaitable[Mapping[K, V | Exception]]],
+        *,
+        own: Callable[[V], V] | None = None,
     ) -> Batcher[K, V]:
         """Return a batcher whose round trips have ended when `close` returns."""
-        batcher = Batcher(one, many)
+        batcher = Batcher(one, many, own=own)
         self._batchers.append(batcher)
         return batcher
 

@@ -13,14 +13,15 @@ import sqlalchemy as sa
 from sqlalchemy.sql.visitors import replacement_traverse
 
 from multidb.models.filters import And, Comparison, Condition, Not, Or
+from multidb.stores.postgres.statements import unbounded
 
 __all__ = ["Filter", "Where"]
 
 #: What `find` and the others take: a condition over fields, or a SQLAlchemy expression over the table.
 Filter: TypeAlias = Condition | sa.ColumnElement[bool]
 
-#: Returns the value of a field as what its column takes, or raises for what does not fit.
-Reader: TypeAlias = Callable[[str, Any], Any]
+#: Returns a value of a comparison as what its column takes, or raises for what does not fit.
+Reader: TypeAlias = Callable[[Comparison, Any], Any]
 
 Shape: TypeAlias = tuple[Any, ...]
 
@@ -61,7 +62,7 @@ class Where:
         return sa.and_(sa.true(), *parts)
 
 
-def _as_it_is(_: str, value: Any) -> Any:
+def _as_it_is(_: Comparison, value: Any) -> Any:
     return value
 
 
@@ -69,14 +70,15 @@ def _shape(condition: Condition, values: list[Any], read: Reader, *, negated: bo
     """Return the shape of a condition or of its opposite, and append its values."""
     match condition:
         case Comparison(field, "in", given):
-            present = [read(field, value) for value in given if value is not None]
+            read(condition, None)
+            present = [read(condition, value) for value in given if value is not None]
             values.append(present)
             return ("in", field, negated, len(present) < len(given))
         case Comparison(field, operator, value):
+            value = read(condition, value)
             if value is None:
-                read(field, None)
                 return ("null", field, negated) if operator == "eq" else ("constant", negated)
-            values.append(value if operator in {"like", "ilike"} else read(field, value))
+            values.append(value)
             return (operator, field, negated)
         case And(conditions) | Or(conditions):
             connective = "and" if isinstance(condition, And) is not negated else "or"
@@ -108,7 +110,8 @@ def _built(shape: Shape, table: sa.Table, names: Iterator[str]) -> sa.ColumnElem
         return column.is_not(None) if negated else column.is_(None)
     if kind == "in":
         return _in(column, next(names), negated=negated, null_too=null_too[0])
-    value = sa.bindparam(next(names), None, type_=sa.Text() if kind in {"like", "ilike"} else column.type)
+    type_ = sa.Text() if kind in {"like", "ilike"} else unbounded(column.type)
+    value = sa.bindparam(next(names), None, type_=type_)
     test: sa.ColumnElement[bool]
     if kind == "eq":
         test = column != value if negated else column == value
@@ -121,7 +124,7 @@ def _built(shape: Shape, table: sa.Table, names: Iterator[str]) -> sa.ColumnElem
 
 
 def _in(column: sa.Column[Any], name: str, *, negated: bool, null_too: bool) -> sa.ColumnElement[bool]:
-    values = sa.bindparam(name, None, type_=sa.ARRAY(column.type))
+    values = sa.bindparam(name, None, type_=sa.ARRAY(unbounded(column.type), dimensions=1))
     if negated:
         test: sa.ColumnElement[bool] = column != sa.all_(values)
         if not column.nullable:

@@ -14,6 +14,7 @@ from pydantic_core import to_jsonable_python
 from sqlalchemy.types import TypeEngine
 
 from multidb.stores.postgres.engine import Record
+from multidb.stores.postgres.statements import unbounded
 
 __all__ = ["Keyset"]
 
@@ -59,7 +60,7 @@ class Keyset:
         """
         keys = [(column, descending is not backwards) for column, descending in self._keys]
         bounds = [
-            None if null else sa.bindparam(f"_k{number}", None, type_=column.type)
+            None if null else sa.bindparam(f"_k{number}", None, type_=unbounded(column.type))
             for number, ((column, _), null) in enumerate(zip(keys, nulls, strict=True))
         ]
         one_way = len({descending for _, descending in keys}) == 1

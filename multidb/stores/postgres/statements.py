@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from sqlalchemy import ARRAY, ClauseElement, Dialect
+from sqlalchemy import ARRAY, ClauseElement, Dialect, Enum, Float, Numeric, String
 from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeEngine
 
-__all__ = ["DIALECT", "Statement", "decodes", "encoder"]
+__all__ = ["DIALECT", "Statement", "decodes", "encoder", "unbounded"]
 
 DIALECT: Dialect = asyncpg_dialect()  # type: ignore[no-untyped-call]
 
@@ -26,6 +26,21 @@ def decodes(type_: TypeEngine[Any]) -> bool:
         # It would only make a list of the list.
         type_ = type_.item_type
     return type_.dialect_impl(DIALECT).result_processor(DIALECT, None) is not None
+
+
+def unbounded(type_: TypeEngine[Any]) -> TypeEngine[Any]:
+    """Return a column's type without its length or precision, for a parameter.
+
+    SQLAlchemy casts each parameter to its type, and a cast to `VARCHAR(3)` cuts off in silence what
+    the column itself would refuse.
+    """
+    if isinstance(type_, ARRAY):
+        return ARRAY(unbounded(type_.item_type), dimensions=type_.dimensions)
+    if isinstance(type_, String) and type_.length is not None and not isinstance(type_, Enum):
+        return String(collation=type_.collation)
+    if isinstance(type_, Numeric) and not isinstance(type_, Float):
+        return Numeric() if type_.asdecimal else Numeric(asdecimal=False)
+    return type_
 
 
 class Statement:
