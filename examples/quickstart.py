@@ -22,16 +22,19 @@ from typing import TYPE_CHECKING, TypeVar
 
 from multidb import (
     AlreadyExistsError,
+    Company,
     ConflictError,
     LogLevel,
     MultiDB,
     MultiDBError,
     NewCompany,
+    NewDocument,
     NewUser,
     Page,
     SystemLog,
     User,
 )
+from multidb.models.ids import uuid7
 from multidb.ops import sample_data
 from multidb.registry import ROUTES
 
@@ -65,12 +68,13 @@ async def live_the_day(directory: Path, report: Reporter) -> None:
         report.note("schemas: up to date")
         await the_stores_answer(db, report)
         await the_sample_data_is_loaded(db, report)
-        ada, grace = await a_company_joins(db, report)
+        company, ada, grace = await a_company_joins(db, report)
         token = await ada_signs_in(db, report, ada)
         await her_profile_is_read_often(db, report, ada)
         await she_changes_her_name(db, report, ada)
         await her_address_is_taken(db, report, ada)
         await half_a_transaction_is_undone(db, report, ada, grace)
+        await the_company_keeps_documents(db, report, company, ada)
         await the_shop_writes_its_log(db, report, ada)
         await everyone_is_listed(db, report)
         await a_function_is_cached(db, report, ada)
@@ -98,15 +102,15 @@ async def the_sample_data_is_loaded(db: MultiDB, report: Reporter) -> None:
     await report.timed(None, str, sample_data.load(db))
 
 
-async def a_company_joins(db: MultiDB, report: Reporter) -> tuple[User, User]:
+async def a_company_joins(db: MultiDB, report: Reporter) -> tuple[Company, User, User]:
     """Add a company and two users. Their ids are made here, so adding one twice is refused."""
     report.scene("A company joins, and two who work there")
     slug = f"harbour-bakery-{secrets.token_hex(3)}"  # another one each day
-    company = NewCompany(name="Harbour Bakery", slug=slug)
+    bakery = NewCompany(name="Harbour Bakery", slug=slug)
     ada = NewUser(name="Ada Byron", email=f"Ada@{slug}.example")
     grace = NewUser(name="Grace Hopper", email=f"grace@{slug}.example")
-    await report.timed("companies", lambda added: added.slug, db.companies.add(company))
     return (
+        await report.timed("companies", lambda added: added.slug, db.companies.add(bakery)),
         await report.timed("users", lambda added: added.email, db.users.add(ada)),
         await report.timed("users", lambda added: added.email, db.users.add(grace)),
     )
@@ -184,6 +188,43 @@ async def half_a_transaction_is_undone(db: MultiDB, report: Reporter, ada: User,
         await report.timed("users", lambda user: f"her name is {user.name}", db.users.fetch(user.id))
 
 
+async def the_company_keeps_documents(db: MultiDB, report: Reporter, company: Company, ada: User) -> None:
+    """Add documents for one company, search them, and see who changed what."""
+    report.scene("The company keeps documents, and nobody else sees them")
+    await report.timed(
+        "company_users",
+        lambda membership: f"Ada is its {membership.role}",
+        db.company_users.join(company.id, user_id=ada.id, role="owner"),
+    )
+
+    def document(title: str, body: str) -> NewDocument:
+        return NewDocument(company_id=company.id, owner_id=ada.id, title=title, body=body)
+
+    async with db.tenant(company.id):
+        async with db.transaction(actor=ada.email, request_id="quickstart"):
+            recipe = await report.timed(
+                "documents",
+                "a recipe added",
+                db.documents.add(document("Rye bread", "Sour dough, two days.")),
+            )
+            await db.documents.add(document("Opening hours", "From five in the morning, but on Mondays."))
+        found = await report.timed(
+            "documents",
+            lambda page: f"searched: {page.items[0].document.title}, {page.items[0].snippet}",
+            db.documents.search("doughs"),
+        )
+        assert [each.document.id for each in found] == [recipe.id]
+        await db.documents.update(recipe.id, status="ready")
+        history = await report.timed(
+            "audit_logs",
+            lambda page: f"its history: {', '.join(entry.action for entry in page)}",
+            db.audit_logs.history("documents", recipe.id),
+        )
+        assert [entry.actor for entry in history] == [ada.email, None]
+    async with db.tenant(uuid7()):
+        await report.timed("documents", "for another company it is: {}".format, db.documents.get(recipe.id))
+
+
 async def the_shop_writes_its_log(db: MultiDB, report: Reporter, ada: User) -> None:
     """Append log entries, and find the newest of one level."""
     report.scene("The shop writes its log")
@@ -248,6 +289,8 @@ async def what_is_stored_where(db: MultiDB, report: Reporter) -> None:
         [
             ("PostgreSQL", "companies", await db.companies.count()),
             ("PostgreSQL", "users", await db.users.count()),
+            ("PostgreSQL", "documents", await db.documents.count()),
+            ("PostgreSQL", "audit_logs", await db.audit_logs.count()),
             ("MongoDB", "system_logs", await db.mongo.database["system_logs"].estimated_document_count()),
             *[("Redis", key, await count_keys(db, key)) for key in keys],
         ],

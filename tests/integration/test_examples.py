@@ -82,6 +82,8 @@ def test_quickstart_runs_twice_and_leaves_its_data_but_no_server(tmp_path: Path)
     assert stored(first) == {
         "companies": 7,
         "users": 203,
+        "documents": 2,
+        "audit_logs": 216,
         "system_logs": 303,
         "session:user:{user_id}": 2,
         "cache:user:{user_id}": 2,
