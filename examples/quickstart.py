@@ -210,7 +210,7 @@ async def the_company_keeps_documents(db: MultiDB, report: Reporter, company: Co
             await db.documents.add(document("Opening hours", "From five in the morning, but on Mondays."))
         found = await report.timed(
             "documents",
-            lambda page: f"searched: {page.items[0].document.title}, {page.items[0].snippet}",
+            lambda page: f"found: {page.items[0].snippet}",
             db.documents.search("doughs"),
         )
         assert [each.document.id for each in found] == [recipe.id]
