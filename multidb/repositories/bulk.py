@@ -159,7 +159,8 @@ class Bulk(Generic[NewT]):
             await self._postgres.copy(
                 self._crud.table.name,
                 list(rows[0]),
-                map(self._crud.record, rows),
+                self._crud.records(rows),
+                schema=self._crud.table.schema,
                 operation=operation,
                 columns_of=self._columns_of,
             )

@@ -1,6 +1,6 @@
 """The statements over a table, each compiled once for its shape and run with other values ever after."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -171,17 +171,19 @@ class Crud:
 
         return self._once(("upsert", names, changed, tuple(columns), many), build)
 
-    def record(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return a row as COPY takes it, in the order of `values`."""
-        return tuple(
-            value if value is None or (encode := encoder(self.table.c[name].type)) is None else encode(value)
-            for name, value in values.items()
-        )
+    def records(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Any, ...]]:
+        """Yield rows as COPY takes them, in the order of the first one's values."""
+        encoders = [(name, encoder(self.table.c[name].type, name)) for name in rows[0]]
+        for row in rows:
+            yield tuple(
+                row[name] if encode is None or row[name] is None else encode(row[name])
+                for name, encode in encoders
+            )
 
     def arrays(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
         """Return rows by column, as the statements of many rows take them."""
         return {
-            name: [to_jsonable_python(row[name]) for row in rows]
+            name: [to_jsonable_python(row[name], inf_nan_mode="strings") for row in rows]
             if isinstance(self.table.c[name].type, sa.ARRAY)
             else [row[name] for row in rows]
             for name in rows[0]

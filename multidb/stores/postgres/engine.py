@@ -94,6 +94,7 @@ class PostgresStore(Store[Pool]):
         columns: Sequence[str],
         records: Iterable[Sequence[Any]],
         *,
+        schema: str | None = None,
         operation: str,
         columns_of: Mapping[str, Sequence[str]] | None = None,
         tenant: UUID | None = None,
@@ -101,7 +102,9 @@ class PostgresStore(Store[Pool]):
         """Add `records` by COPY: all of them or, on any error, none."""
         with translating(operation, columns_of):
             async with self._connection(operation, tenant) as connection:
-                await connection.copy_records_to_table(table, records=records, columns=list(columns))
+                await connection.copy_records_to_table(
+                    table, schema_name=schema, records=records, columns=list(columns)
+                )
 
     @property
     def engine(self) -> "AsyncEngine":

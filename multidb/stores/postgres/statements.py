@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+import asyncpg
 from sqlalchemy import ARRAY, ClauseElement, Dialect, Enum, Float, Numeric, String
 from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -15,9 +16,24 @@ DIALECT: Dialect = asyncpg_dialect()  # type: ignore[no-untyped-call]
 Encoder: TypeAlias = Callable[[Any], Any]
 
 
-def encoder(type_: TypeEngine[Any]) -> Encoder | None:
-    """Return how a value of this column type becomes what asyncpg takes; None for as it is."""
-    return type_.dialect_impl(DIALECT).bind_processor(DIALECT)
+def encoder(type_: TypeEngine[Any], name: str) -> Encoder | None:
+    """Return how a value of this column type becomes what asyncpg takes; None for as it is.
+
+    For a value that has no such form, as a date has none in JSON, it raises what asyncpg itself does.
+    """
+    process = type_.dialect_impl(DIALECT).bind_processor(DIALECT)
+    if process is None:
+        return None
+
+    def encode(value: Any) -> Any:
+        try:
+            return process(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            unencodable = asyncpg.DataError()
+            unencodable.column_name = None if name.startswith("_") else name
+            raise unencodable from error
+
+    return encode
 
 
 def decodes(type_: TypeEngine[Any]) -> bool:
@@ -58,7 +74,7 @@ class Statement:
         self._defaults: Mapping[str, Any] = compiled.construct_params()
         self._arguments = tuple(
             # What IN was expanded to has names of its own, and values that need no encoding.
-            (name, encoder(compiled.binds[name].type) if name in compiled.binds else None)
+            (name, encoder(compiled.binds[name].type, name) if name in compiled.binds else None)
             for name in compiled.positiontup or ()
         )
 
