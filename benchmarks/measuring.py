@@ -1,0 +1,160 @@
+"""How sides are measured: in turn, in one process, on the same servers, several rounds of each."""
+
+import argparse
+import asyncio
+import os
+import platform
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import count
+from typing import TypeAlias
+from uuid import UUID
+
+from multidb.ops import migrations
+from multidb.settings import Settings
+from multidb.testing import empty_database, isolated, servers
+
+__all__ = [
+    "OURS",
+    "Call",
+    "Comparison",
+    "Table",
+    "by_number",
+    "in_turn",
+    "latencies",
+    "machine",
+    "on_servers",
+    "parser",
+    "rate",
+]
+
+#: The side that all others are compared with.
+OURS = "ours"
+
+#: One call of a side; the number is another one each time.
+Call: TypeAlias = Callable[[int], Awaitable[object]]
+
+#: One measurement of a side.
+Measurement: TypeAlias = Callable[[], Awaitable[float]]
+
+
+class Table:
+    """A table of the report: printed row by row as it is measured, and kept."""
+
+    def __init__(self, title: str, *columns: str) -> None:
+        self.lines = [f"## {title}", ""]
+        print(f"\n{self.lines[0]}\n")
+        self.row(*columns)
+        self.row(*("---" for _ in columns))
+
+    def row(self, *cells: object) -> None:
+        """Add a row."""
+        self.lines.append(f"| {' | '.join(map(str, cells))} |")
+        print(self.lines[-1], flush=True)
+
+
+async def rate(call: Call, *, tasks: int, seconds: float) -> float:
+    """Return how many calls a second so many tasks make, each one after the other."""
+    numbers = count()
+    done = 0
+    began = time.perf_counter()
+    end = began + seconds
+
+    async def work() -> None:
+        nonlocal done
+        while time.perf_counter() < end:
+            await call(next(numbers))
+            done += 1
+
+    await asyncio.gather(*(work() for _ in range(tasks)))
+    return done / (time.perf_counter() - began)
+
+
+async def latencies(call: Call, *, tasks: int, seconds: float) -> tuple[list[float], int]:
+    """Return the seconds each call took, and how many calls failed."""
+    numbers = count()
+    took: list[float] = []
+    failed = 0
+    end = time.perf_counter() + seconds
+
+    async def work() -> None:
+        nonlocal failed
+        began = time.perf_counter()
+        while began < end:
+            try:
+                await call(next(numbers))
+            except Exception:  # whatever it is, it is counted
+                failed += 1
+            ended = time.perf_counter()
+            took.append(ended - began)
+            began = ended
+
+    await asyncio.gather(*(work() for _ in range(tasks)))
+    return took, failed
+
+
+async def in_turn(sides: Mapping[str, Measurement], *, rounds: int) -> dict[str, list[float]]:
+    """Return what each side's measurement gave in each round; each round begins with another side."""
+    names = list(sides)
+    given: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        for place in range(len(names)):
+            name = names[(number + place) % len(names)]
+            given[name].append(await sides[name]())
+    return given
+
+
+class Comparison:
+    """What the sides gave, one of which is ours."""
+
+    def __init__(self, given: Mapping[str, Sequence[float]]) -> None:
+        self._given = given
+
+    @property
+    def peers(self) -> list[str]:
+        """All but ours."""
+        return [name for name in self._given if name != OURS]
+
+    def cells(self, peer: str, ours: str = OURS, *, digits: int = 0) -> list[str]:
+        """Return both medians, ours by the peer's, and the lowest and highest ratio of a round."""
+        theirs, own = self._given[peer], self._given[ours]
+        each = [mine / other for mine, other in zip(own, theirs, strict=True)]
+        medians = statistics.median(theirs), statistics.median(own)
+        return [
+            *(f"{median:,.{digits}f}" for median in medians),
+            f"{medians[1] / medians[0]:.2f}",
+            f"{min(each):.2f} to {max(each):.2f}",
+        ]
+
+
+def by_number(call: Callable[[UUID], Awaitable[object]], ids: Sequence[UUID]) -> Call:
+    """Return what calls with one id after the other, from the start again after the last."""
+    return lambda number: call(ids[number % len(ids)])
+
+
+def machine(postgres: str) -> str:
+    """Return in a line what it was measured on."""
+    return f"{os.cpu_count()} cores, PostgreSQL {postgres}, Python {platform.python_version()}"
+
+
+def on_servers(measure: Callable[[Settings], Awaitable[None]]) -> None:
+    """Start servers, or take those of MULTIDB_TEST_*_URL; measure in a database of its own; drop it."""
+
+    async def run(template: Settings) -> None:
+        async with isolated(template) as settings:
+            await measure(settings)
+
+    with servers() as admin, empty_database(admin) as template:
+        migrations.upgrade(template)
+        asyncio.run(run(template))
+
+
+def parser(description: str | None, *, seconds: float | None, rounds: int | None) -> argparse.ArgumentParser:
+    """Return a parser of what the command line of every benchmark takes."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--seconds", type=float, default=seconds, help="how long each measurement takes")
+    made.add_argument("--rounds", type=int, default=rounds, help="how many of each")
+    return made

@@ -1,0 +1,38 @@
+"""The benchmarks run: what they find is for a reader to judge, and no test's business."""
+
+import argparse
+
+import pytest
+
+from benchmarks import postgres, reads
+from benchmarks.run import Sizes
+from multidb.settings import Settings
+
+SMALLEST = Sizes(
+    seconds=0.01,
+    rounds=1,
+    tasks=(1, 64),
+    rows=200,
+    bulk=300,
+    streamed=1_500,
+    deep=5_000,
+    page=5,
+    fair_seconds=0.1,
+)
+
+
+async def test_every_section_measures_every_side(multidb_settings: Settings):
+    lines = await postgres.measure(multidb_settings, SMALLEST, advanced_alchemy=False)
+    assert sum(line.startswith("## ") for line in lines) == len(postgres.SECTIONS)
+    for section, peers in {"get": 4, "add": 4, "add_many": 3, "find": 3, "count": 3, "stream": 3}.items():
+        rows = [line for line in lines if line.startswith(f"| {section} | 1 |")]
+        assert len(rows) == peers, section
+    # Nobody fails, however small the pool.
+    assert len([line for line in lines if "none failed" in line and " | 0 | " in line]) == 3
+
+
+async def test_reads_are_measured(multidb_settings: Settings, capsys: pytest.CaptureFixture[str]):
+    await reads.measure(argparse.Namespace(seconds=0.01, rounds=1), multidb_settings)
+    printed = capsys.readouterr().out
+    assert printed.count("| asyncpg fetchrow |") == 5
+    assert printed.count("| redis-py GET |") == 2
