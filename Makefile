@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 
@@ -29,8 +30,8 @@ demo: $(READY) ## Start real servers from wheels, run a small application's day,
 	@$(BIN)/python examples/quickstart.py
 
 .PHONY: test
-test: $(READY) ## Run the suite on real servers
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## Run the suite on real servers, JOBS=2 sets of them at a time
+	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 .PHONY: check
 check: $(READY) ## Lint, format, types, import contracts
@@ -60,7 +61,7 @@ lowest: ## Run the suite on the oldest dependencies pyproject.toml allows
 	@.venv-lowest/bin/python -m pip install --quiet uv
 	@.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
 	  --editable '.[cli,embedded,testing]' --group dev
-	@.venv-lowest/bin/python -m pytest $(ARGS)
+	@.venv-lowest/bin/python -m pytest -n $(JOBS) $(ARGS)
 
 .PHONY: build
 build: $(READY) ## Build the wheel and the source archive in dist/

@@ -87,7 +87,7 @@ async def test_the_index_loses_expired_sessions(multidb_settings: Settings):
         "A" * 63,
         "A" * 64,
         "A" * 10_000,
-        secrets.token_urlsafe(48),
+        pytest.param(secrets.token_urlsafe(48), id="random"),
     ],
 )
 async def test_any_other_string_opens_nothing(db: MultiDB, token: str):

@@ -442,7 +442,7 @@ def test_a_miss_is_not_mistaken_for_an_error_of_ours() -> None:
         (Tree, {"value": 1}),
         (Tree | None, 1),
         (Options, {"name": 1}),
-        (Any, object()),
+        pytest.param(Any, object(), id="an object"),
     ],
     ids=repr,
 )

@@ -114,7 +114,7 @@ def test_bytes_of_the_right_form_but_without_the_tag_are_refused(raw: bytes) -> 
         [],
         (),
         {},
-        object(),
+        pytest.param(object(), id="an object"),
         ["abcd"],
     ],
     ids=ascii,

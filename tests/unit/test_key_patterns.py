@@ -160,7 +160,7 @@ def test_different_values_of_other_kinds_have_different_keys(one: Any, other: An
         ("a",),
         ["a"],
         {"a": 1},
-        object(),
+        pytest.param(object(), id="an object"),
         Colour.FLAG,
         1j,
         "\ud800",
