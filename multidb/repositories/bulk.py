@@ -32,6 +32,9 @@ NewT = TypeVar("NewT", bound=BaseModel)
 NewT_contra = TypeVar("NewT_contra", bound=BaseModel, contravariant=True)
 T = TypeVar("T")
 
+#: Columns by the field each follows from, and how.
+Derived = Mapping[str, tuple[str, Callable[[Any], Any]]]
+
 #: Called with how many rows have been written so far; they stand once the call has returned.
 Progress = Callable[[int], object]
 
@@ -55,18 +58,34 @@ class Upsert:
     on: tuple[str, ...]
     #: The columns of their unique index, and its predicate.
     index: tuple[Sequence[str], Any]
+    #: Columns that follow from a field.
+    derived: Derived
 
     @classmethod
     def by(
-        cls, on: str | Sequence[str], table: sa.Table, unique: Mapping[str, tuple[str, ...]], operation: str
+        cls,
+        on: str | Sequence[str],
+        table: sa.Table,
+        unique: Mapping[str, tuple[str, ...]],
+        derived: Derived,
+        operation: str,
     ) -> "Upsert":
         """Return an upsert by these fields. Raises: DataError if no unique index is about them."""
         names = (on,) if isinstance(on, str) else tuple(on)
         for constraint, fields in {f"{table.name}_pkey": ("id",), **unique}.items():
             if set(fields) == set(names) and (index := unique_index(table, constraint)) is not None:
-                return cls(names, index)
+                return cls(names, index, derived)
         raise DataError(
             f"`on`: no unique constraint of `{table.name}` is about {', '.join(names)}", operation=operation
+        )
+
+    def key(self, new: BaseModel) -> tuple[Any, ...]:
+        """Return what the index holds of a row: two of one key are one row to it."""
+        return tuple(
+            self.derived[name][1](getattr(new, self.derived[name][0]))
+            if name in self.derived
+            else getattr(new, name)
+            for name in self.index[0]
         )
 
 
@@ -109,7 +128,7 @@ class Bulk(Generic[NewT]):
             except AlreadyExistsError as error:
                 raise await self._with_keys(error, chunk, rows, operation) from error.__cause__
 
-        return await self._written(_chunks(new), write, progress)
+        return await self._written(_chunks(new), write, progress, may_be_alone=progress is None)
 
     async def upsert(
         self,
@@ -129,20 +148,23 @@ class Bulk(Generic[NewT]):
             if len(stored) < len(rows):
                 raise refused(by, operation)
 
-        return await self._written(_alike(_chunks(new), by), write, progress)
+        # Never alone: also after it is written a chunk may be refused, and a cache must learn of it.
+        return await self._written(_alike(_chunks(new), by), write, progress, may_be_alone=False)
 
     async def _written(
         self,
         chunks: AsyncGenerator[list[NewT]],
         write: _Write[NewT],
         progress: Progress | None,
+        *,
+        may_be_alone: bool,
     ) -> int:
         count = 0
         async with aclosing(chunks):
             chunk: list[NewT] = await anext(chunks, [])
             following: list[NewT] = await anext(chunks, [])
             # One statement by itself is all or nothing already.
-            alone = not following and self._postgres.transactions.current() is None
+            alone = may_be_alone and not following and self._postgres.transactions.current() is None
             async with _nothing() if alone else self._postgres.transactions.begin():
                 while chunk:
                     await write(chunk, alone=alone)
@@ -189,6 +211,8 @@ class Bulk(Generic[NewT]):
         statement = self._crud.taken(columns, predicate)
         stored = await self._postgres.fetch(statement, asked, operation=operation, tenant=self._company)
         taken = {tuple(row) for row in stored} | {key for key, times in Counter(keys).items() if times > 1}
+        # A null is like no other, and never taken.
+        taken = {key for key in taken if None not in key}
         found = (
             tuple(getattr(new, field) for field in fields)
             for new, key in zip(chunk, keys, strict=True)
@@ -205,9 +229,12 @@ class Bulk(Generic[NewT]):
 
 
 def refused(by: Upsert, operation: str) -> AlreadyExistsError:
-    """Return the error of an upsert that met another company's row, which it leaves alone."""
+    """Return the error of an upsert that met a row it does not see, and leaves alone."""
     return AlreadyExistsError(
-        "another company has this value", columns=by.on, store="postgres", operation=operation
+        "a deleted row or another company's has this value",
+        columns=by.on,
+        store="postgres",
+        operation=operation,
     )
 
 
@@ -238,7 +265,7 @@ async def _alike(chunks: AsyncGenerator[list[NewT]], by: Upsert) -> AsyncGenerat
             alike: list[NewT] = []
             keys: set[tuple[Any, ...]] = set()
             for each in chunk:
-                key = tuple(getattr(each, name) for name in by.on)
+                key = by.key(each)
                 if alike and (key in keys or each.model_fields_set != alike[0].model_fields_set):
                     yield alike
                     alike, keys = [], set()

@@ -1,6 +1,7 @@
 """`PostgresRepository`: the calls every table has."""
 
 from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, ClassVar, Generic, NoReturn, cast
 from uuid import UUID
 
@@ -130,7 +131,7 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
                 names, versioned=version is not None, fenced=fence is not None
             )
             rows = await self._write("update", statement, {**values, **_given(id, version)}, id, company)
-        return rows[0] if rows else await self._explain_miss(id, version, "update", company)
+        return rows[0] if rows else await self._explain_miss(id, version, fence, "update", company)
 
     async def upsert(self, new: NewT, *, on: str | Sequence[str] = "id") -> ModelT:
         """Store a new row, or change the one that has the same `on`; return it as it is then.
@@ -139,14 +140,15 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         that were given to `new` change, those that it has by default stay, and so does the id.
         Atomic, however many do it at once.
 
-        Raises: AlreadyExistsError if another unique value is taken; ConstraintError.
+        Raises: AlreadyExistsError if another unique value is taken, or a row that cannot be seen, a
+        deleted one or another company's, has `on`; ConstraintError.
         """
         operation = self._operation("upsert")
         company = self._company(operation)
-        by = Upsert.by(on, self.table, self.unique, operation)
+        by = Upsert.by(on, self.table, self.unique, self.derived, operation)
         values = self._new_values(new, operation, company)
         statement = self._crud(company).upsert(values, self._changes(new, by.on), by.index, many=False)
-        with self._resources.postgres.under_way:
+        async with self._until_invalidated():
             rows = await self._run("upsert", statement, values, company)
             await self._invalidate([row["id"] for row in rows], operation)
         if not rows:
@@ -167,7 +169,7 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         statement = self._crud(company).delete(versioned=version is not None)
         rows = await self._write("delete", statement, _given(id, version), id, company)
         if not rows and version is not None and await self._shared.load(id, company) is not None:
-            await self._explain_miss(id, version, "delete", company)
+            await self._explain_miss(id, version, None, "delete", company)
         return bool(rows)
 
     async def restore(self, id: UUID) -> ModelT:
@@ -243,10 +245,8 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         async def changed(ids: Sequence[UUID]) -> None:
             await self._invalidate(ids, operation)
 
-        with self._resources.postgres.under_way:
-            return await self._bulk(self._company(operation)).upsert(
-                new, Upsert.by(on, self.table, self.unique, operation), operation, progress, changed
-            )
+        by = Upsert.by(on, self.table, self.unique, self.derived, operation)
+        return await self._bulk(self._company(operation)).upsert(new, by, operation, progress, changed)
 
     async def delete_many(self, *filters: Filter, **equal: Any) -> int:
         """Delete the rows that match every filter, or mark them, and return how many.
@@ -286,12 +286,22 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
     async def _write_many(
         self, name: str, statement: Statement, values: Mapping[str, Any], company: UUID | None
     ) -> int:
-        with self._resources.postgres.under_way:
+        async with self._until_invalidated():
             rows = await self._run(name, statement, values, company)
             if self.cache is None:
                 return int(rows[0][0])
             await self._invalidate([row["id"] for row in rows], self._operation(name))
             return len(rows)
+
+    def _until_invalidated(self) -> AbstractAsyncContextManager[object]:
+        """Return what holds back the commit until it is known which entries of the cache it ends.
+
+        A write whose answer is lost may have happened; if only its answer tells which rows it was
+        about, their old values would be served on.
+        """
+        transactions = self._resources.postgres.transactions
+        needless = self.cache is None or transactions.current() is not None
+        return nullcontext() if needless else transactions.begin()
 
     async def _invalidate(self, ids: Sequence[UUID], operation: str) -> None:
         if self.cache is not None and ids:
@@ -347,15 +357,25 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         if type(fence) is not int or fence < 0:
             raise DataError("`fence` must be the whole number that a lock gave", operation=operation)
 
-    async def _explain_miss(self, id: UUID, version: int | None, name: str, company: UUID | None) -> NoReturn:
+    async def _explain_miss(
+        self, id: UUID, version: int | None, fence: int | None, name: str, company: UUID | None
+    ) -> NoReturn:
         row = await self._shared.load(id, company)
         if row is None:
             raise self._not_found(id, name)
-        if version in (None, row.version):
+        if version not in (None, row.version):
+            message = f"{self.model.__name__} {id} has version {row.version}, not {version}: read it again"
+        elif fence is not None:
             message = f"{self.model.__name__} {id}: the holder of a later lock has written"
         else:
-            message = f"{self.model.__name__} {id} has version {row.version}, not {version}: read it again"
-        raise ConflictError(message, version=row.version, store="postgres", operation=self._operation(name))
+            message = f"{self.model.__name__} {id} was restored or written at this moment"
+        raise ConflictError(
+            message,
+            version=row.version,
+            store="postgres",
+            operation=self._operation(name),
+            retryable=fence is None and version in (None, row.version),
+        )
 
 
 def _given(id: UUID, version: int | None = None) -> dict[str, Any]:

@@ -152,7 +152,8 @@ class Crud:
         """Add a row, or change `changed` of the one that has its key in `index`; returns it.
 
         With `many`, rows of the arrays `:name`, no two of one key. `index` is its columns and its
-        predicate. A row of another tenant is left alone, and nothing is returned for it.
+        predicate. A row of another tenant, or a deleted one, is left alone, and nothing is returned
+        for it.
         """
         names, changed, (columns, predicate) = tuple(names), tuple(changed), index
 
@@ -166,7 +167,7 @@ class Crud:
                 index_elements=columns,
                 index_where=predicate,
                 set_={**{name: insert.excluded[name] for name in changed}, **kept},
-                where=self._ours,
+                where=self._visible,
             ).returning(*self.columns)
 
         return self._once(("upsert", names, changed, tuple(columns), many), build)
@@ -201,7 +202,9 @@ class Crud:
             where = self._visible
             if fenced:
                 values["fence"] = self._given("fence")
-                where = sa.and_(where, self.table.c.fence <= values["fence"])
+                fence = self.table.c.fence
+                passes = fence <= values["fence"]
+                where = sa.and_(where, sa.or_(passes, fence.is_(None)) if fence.nullable else passes)
             return self._change(values, self._is_given(versioned), where).returning(*self.columns)
 
         return self._once(("update", names, versioned, fenced), build)
