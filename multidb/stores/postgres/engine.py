@@ -3,8 +3,9 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
@@ -14,7 +15,7 @@ import asyncpg
 from multidb.models.health import PoolUsage
 from multidb.settings import PostgresSettings, Settings
 from multidb.stores.batching import Batcher
-from multidb.stores.postgres.ambient import Connection
+from multidb.stores.postgres.ambient import Connection, Transaction
 from multidb.stores.postgres.errors import heedless, translating
 from multidb.stores.postgres.statements import Statement
 from multidb.stores.postgres.transactions import Options, Transactions
@@ -57,6 +58,7 @@ class PostgresStore(Store[Pool]):
         self.transactions = Transactions(self._pooled, lambda: self.under_way)
         self._engine: AsyncEngine | None = None
         self._batchers: list[Batcher[Any, Any]] = []
+        self._turns: _Turns
 
     async def fetch(
         self,
@@ -118,10 +120,10 @@ class PostgresStore(Store[Pool]):
             from sqlalchemy.ext.asyncio import create_async_engine
             from sqlalchemy.pool import NullPool
 
-            timeout = self.settings.postgres_timeout.total_seconds()
+            turns, timeout = self._turns, self.settings.postgres_timeout.total_seconds()
 
             async def borrow(*_: Any, **__: Any) -> Any:
-                return _Borrowed(pool, await pool.acquire(timeout=timeout))
+                return _Borrowed(pool, turns, await turns.take(pool, timeout))
 
             self._engine = create_async_engine(
                 "postgresql+asyncpg://", async_creator=borrow, poolclass=NullPool, hide_parameters=True
@@ -144,37 +146,34 @@ class PostgresStore(Store[Pool]):
             size=size, in_use=size - self._client.get_idle_size(), limit=self._client.get_max_size()
         )
 
-    @asynccontextmanager
-    async def _connection(self, operation: str, tenant: UUID | None) -> AsyncIterator[Connection]:
+    def _connection(self, operation: str, tenant: UUID | None) -> AbstractAsyncContextManager[Connection]:
+        """Return what lends the connection a statement goes out on: the ambient transaction's, or any."""
         transaction = self.transactions.current()
         if transaction is not None:
-            await transaction.see(tenant)
-            yield transaction.connection
-            return
-        async with self._pooled(operation) as connection:
-            if tenant is None:
-                yield connection
-            else:
-                # What the connection sees ends with the transaction, so that nothing of it is left
-                # for the next borrower, nor behind a pooler that shares connections by transaction.
-                async with self.transactions.on(connection, Options(tenant=tenant)):
-                    yield connection
+            return self._joined(transaction, tenant)
+        return self._pooled(operation) if tenant is None else self._scoped(operation, tenant)
 
     @asynccontextmanager
-    async def _pooled(self, operation: str) -> AsyncIterator[Connection]:
-        pool = self.opened
-        with translating(operation):
-            connection = await pool.acquire(timeout=self.settings.postgres_timeout.total_seconds())
-        try:
+    async def _joined(self, transaction: Transaction, tenant: UUID | None) -> AsyncIterator[Connection]:
+        await transaction.see(tenant)
+        yield transaction.connection
+
+    @asynccontextmanager
+    async def _scoped(self, operation: str, tenant: UUID) -> AsyncIterator[Connection]:
+        # What the connection sees ends with the transaction, so that nothing of it is left for the
+        # next borrower, nor behind a pooler that shares connections by transaction.
+        async with (
+            self._pooled(operation) as connection,
+            self.transactions.on(connection, Options(tenant=tenant)),
+        ):
             yield connection
-        except asyncpg.InternalClientError:
-            connection.terminate()  # out of step with the server: nobody must get it again
-            raise
-        finally:
-            await heedless(partial(pool.release, connection))
+
+    def _pooled(self, operation: str) -> "_Lent":
+        return _Lent(self.opened, self._turns, self.settings.postgres_timeout.total_seconds(), operation)
 
     async def _connect(self) -> Pool:
         settings = self.settings
+        self._turns = _Turns(settings.postgres_pool_size)
         with translating("open"):
             pool: Pool = await asyncpg.create_pool(
                 dsn(settings),
@@ -202,11 +201,65 @@ class PostgresStore(Store[Pool]):
             await batcher.close()
 
 
+class _Turns(asyncio.Semaphore):
+    """Who may take a connection of the pool, in the order of asking.
+
+    The pool alone keeps no order: a connection that was given back goes to whoever asks next, and
+    those who were waiting for it wait anew, behind all others.
+    """
+
+    async def take(self, pool: Pool, timeout: float) -> Connection:  # noqa: ASYNC109 - it is the pool's too
+        """Return a connection once there is one; the turn is over with `release`."""
+        if self.locked():
+            loop = asyncio.get_running_loop()
+            until = loop.time() + timeout
+            async with asyncio.timeout_at(until):
+                await self.acquire()
+            timeout = max(0.001, until - loop.time())
+        else:
+            await self.acquire()
+        try:
+            return await pool.acquire(timeout=timeout)
+        except BaseException:
+            self.release()
+            raise
+
+
+class _Lent:
+    """A pooled connection, for as long as the block lasts. A class, for nearly every call has one."""
+
+    __slots__ = ("_connection", "_operation", "_pool", "_timeout", "_turns")
+
+    _connection: Connection
+
+    def __init__(self, pool: Pool, turns: _Turns, timeout: float, operation: str) -> None:
+        self._pool = pool
+        self._turns = turns
+        self._timeout = timeout
+        self._operation = operation
+
+    async def __aenter__(self) -> Connection:
+        with translating(self._operation):
+            self._connection = await self._turns.take(self._pool, self._timeout)
+        return self._connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if isinstance(error, asyncpg.InternalClientError):
+                self._connection.terminate()  # out of step with the server: nobody must get it again
+            await heedless(partial(self._pool.release, self._connection))
+        finally:
+            self._turns.release()
+
+
 class _Borrowed:
     """A pooled connection in SQLAlchemy's hands: closing it gives it back."""
 
-    def __init__(self, pool: Pool, connection: Connection) -> None:
+    def __init__(self, pool: Pool, turns: _Turns, connection: Connection) -> None:
         self._pool = pool
+        self._turns: _Turns | None = turns
         self._connection = connection
 
     def __getattr__(self, name: str) -> Any:
@@ -221,7 +274,10 @@ class _Borrowed:
             self.terminate()
             raise
         finally:
-            await heedless(partial(self._pool.release, self._connection))
+            try:
+                await heedless(partial(self._pool.release, self._connection))
+            finally:
+                self._end_turn()
 
     def is_closed(self) -> bool:
         try:
@@ -232,6 +288,12 @@ class _Borrowed:
     def terminate(self) -> None:
         if not self.is_closed():
             self._connection.terminate()
+        self._end_turn()
+
+    def _end_turn(self) -> None:
+        turns, self._turns = self._turns, None
+        if turns is not None:
+            turns.release()
 
 
 async def _use_json(connection: Any) -> None:
