@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import os
 import re
 from collections.abc import Callable
 from datetime import timedelta
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, DirectoryPath, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -80,6 +81,11 @@ def _check_host(host: str) -> None:
 def _words(value: object) -> object:
     """Split `redis, mongo` into its words; anything but a string passes as it is."""
     return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
+def _paths(value: object) -> object:
+    """Split paths the way PATH does; anything but a string passes as it is."""
+    return [path for path in value.split(os.pathsep) if path] if isinstance(value, str) else value
 
 
 def _positive(value: timedelta) -> timedelta:
@@ -164,6 +170,8 @@ class PostgresSettings(_Variables):
     postgres_timeout: Seconds = timedelta(seconds=30)
     #: How long any server may take to accept a connection.
     connect_timeout: Seconds = timedelta(seconds=5)
+    #: Folders with Alembic revisions of the application's own, which are run beside multidb's.
+    migration_paths: Annotated[tuple[DirectoryPath, ...], NoDecode, BeforeValidator(_paths)] = ()
     #: How long a migration waits for another one to end, and each of its steps for others' locks.
     migration_timeout: Seconds = timedelta(seconds=60)
     #: How long a migration waits for one lock before it lets those through who queue behind it.

@@ -31,7 +31,7 @@ def init(directory: Directory = DEFAULT_DIRECTORY) -> None:
 
 def migrate(
     revision: Annotated[
-        str, typer.Argument(help="Where to: a revision, `+1`, `head`; `base` is before all.")
+        str, typer.Argument(help="Where to: a revision, `+1`, `heads`; `base` is before all.")
     ] = "",
     directory: Directory = DEFAULT_DIRECTORY,
     down: Annotated[bool, typer.Option("--down", help="Go back to REVISION, which must be given.")] = False,
@@ -63,7 +63,7 @@ def migrate(
     else:
         change = migrations.downgrade if down else migrations.upgrade
         with progress("Migrating"):
-            statements = change(settings, revision or "head", sql=sql)
+            statements = change(settings, revision or "heads", sql=sql)
         typer.echo(
             statements.rstrip()
             if sql

@@ -5,7 +5,9 @@ from multidb.models.calendar_events import CalendarEvent, CalendarEventChanges, 
 from multidb.models.companies import Company, CompanyChanges, NewCompany
 from multidb.models.company_users import CompanyRole, CompanyUser, CompanyUserChanges, NewCompanyUser
 from multidb.models.documents import Document, DocumentChanges, DocumentMatch, DocumentStatus, NewDocument
-from multidb.models.entity import Entity, Model, Row
+from multidb.models.entity import Entity, Model, Related, Row
+from multidb.models.fields import PERSONAL, SECRET, UNCHANGED, UtcDatetime
+from multidb.models.filters import Condition, EntityFields, Field, Fields, Order, RowFields
 from multidb.models.forms import Form, FormChanges, NewForm
 from multidb.models.health import Health, PoolUsage, StoreHealth
 from multidb.models.ids import uuid7
@@ -29,6 +31,9 @@ from multidb.models.user_sessions import NewUserSession, UserSession, UserSessio
 from multidb.models.users import NewUser, User, UserChanges
 
 __all__ = [
+    "PERSONAL",
+    "SECRET",
+    "UNCHANGED",
     "AuditAction",
     "AuditLog",
     "CalendarEvent",
@@ -38,11 +43,15 @@ __all__ = [
     "CompanyRole",
     "CompanyUser",
     "CompanyUserChanges",
+    "Condition",
     "Document",
     "DocumentChanges",
     "DocumentMatch",
     "DocumentStatus",
     "Entity",
+    "EntityFields",
+    "Field",
+    "Fields",
     "Form",
     "FormChanges",
     "Health",
@@ -69,9 +78,12 @@ __all__ = [
     "NewUser",
     "NewUserProfile",
     "NewUserSession",
+    "Order",
     "Page",
     "PoolUsage",
+    "Related",
     "Row",
+    "RowFields",
     "Session",
     "StoreHealth",
     "SystemLog",
@@ -81,5 +93,6 @@ __all__ = [
     "UserProfileChanges",
     "UserSession",
     "UserSessionChanges",
+    "UtcDatetime",
     "uuid7",
 ]

@@ -23,6 +23,7 @@ import asyncpg
 from alembic import command
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
 
@@ -116,7 +117,13 @@ def _of_schema(parts: Fingerprint) -> Fingerprint:
 
 def _behind(connection: Connection, script: ScriptDirectory, schema: str) -> list[str]:
     there = MigrationContext.configure(connection, opts={"version_table_schema": schema}).get_current_heads()
-    missing = sorted(set(script.get_heads()) - set(there))
+    try:
+        # Of a branch that depends on another one the table names the first alone.
+        reached = {revision.revision for revision in script.get_all_current(there)}
+    except CommandError:
+        # A revision of a newer release, or in a folder that the settings do not name.
+        reached = set(there)
+    missing = sorted(set(script.get_heads()) - reached)
     if not missing:
         return []
     return [f"revision: the database is at {', '.join(sorted(there)) or 'none'}, not at {', '.join(missing)}"]

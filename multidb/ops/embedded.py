@@ -1,7 +1,7 @@
 """Servers of one's own, brought up to date: what `MultiDB.embedded` opens."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,7 +20,9 @@ async def initialise(settings: Settings) -> list[str]:
 
 
 @asynccontextmanager
-async def provisioned(directory: Path, *, progress: Progress | None = None) -> AsyncIterator[Settings]:
+async def provisioned(
+    directory: Path, *, migration_paths: Sequence[Path] = (), progress: Progress | None = None
+) -> AsyncIterator[Settings]:
     """Run the directory's servers, their schemas up to date, for as long as the body takes."""
     servers = running(directory, progress=progress)
     # In a thread, for starting takes seconds; to its end even if cancelled, for what has been
@@ -28,6 +30,8 @@ async def provisioned(directory: Path, *, progress: Progress | None = None) -> A
     stack = await complete(asyncio.to_thread(servers.__enter__))
     try:
         settings = stack.settings()
+        if migration_paths:
+            settings = settings.model_copy(update={"migration_paths": tuple(migration_paths)})
         await initialise(settings)
         yield settings
     finally:

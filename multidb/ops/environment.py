@@ -1,5 +1,6 @@
 """Alembic's surroundings: its configuration, its connection, and how a run goes when others are about."""
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -31,8 +32,15 @@ _alembic = threading.Lock()
 
 
 def alembic_config(settings: PostgresSettings, output: TextIO | None = None) -> Config:
-    """Return the configuration for Alembic's commands, which print SQL to `output`."""
+    """Return the configuration for Alembic's commands, which print SQL to `output`.
+
+    It knows multidb's revisions and the application's.
+    """
     config = Config(shipped("alembic.ini"), output_buffer=output)
+    if settings.migration_paths:
+        ours = f"{config.get_main_option('script_location')}/versions"
+        every = os.pathsep.join([ours, *map(str, settings.migration_paths)])
+        config.set_main_option("version_locations", every.replace("%", "%%"))
     config.attributes["settings"] = settings
     return config
 

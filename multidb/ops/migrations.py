@@ -20,13 +20,16 @@ from multidb.stores.postgres.errors import translating
 __all__ = ["check", "current", "downgrade", "upgrade"]
 
 
-def upgrade(settings: PostgresSettings, revision: str = "head", *, sql: bool = False) -> str:
+def upgrade(settings: PostgresSettings, revision: str = "heads", *, sql: bool = False) -> str:
     """Bring the database up to `revision`; with `sql`, change nothing and return the statements.
 
-    Idempotent, and each revision is a transaction of its own: where one fails, those before it stay.
+    `heads` are multidb's newest revision and those of the application, in
+    `settings.migration_paths`. Idempotent, and each revision is a transaction of its own: where
+    one fails, those before it stay.
 
-    Raises: UnavailableError; ConfigurationError for an unknown revision; ConflictError, retryable,
-    if another migration or others' locks were in the way until `migration_timeout` was over.
+    Raises: UnavailableError; ConfigurationError for an unknown revision, also if the database is
+    at one; ConflictError, retryable, if another migration or others' locks were in the way until
+    `migration_timeout` was over.
     """
     return _run(settings, "upgrade", revision, sql)
 
@@ -40,7 +43,7 @@ def downgrade(settings: PostgresSettings, revision: str, *, sql: bool = False) -
 
 
 def current(settings: PostgresSettings) -> str | None:
-    """Return the revision the database is at, or None before the first."""
+    """Return the revision the database is at, those of several branches, or None before the first."""
     return asyncio.run(_current(settings))
 
 
@@ -70,8 +73,9 @@ async def _current(settings: PostgresSettings) -> str | None:
     try:
         with translating("migrate"):
             async with engine.connect() as connection:
-                return await connection.run_sync(
-                    lambda sync: MigrationContext.configure(sync).get_current_revision()
+                heads = await connection.run_sync(
+                    lambda sync: MigrationContext.configure(sync).get_current_heads()
                 )
+                return ", ".join(sorted(heads)) or None
     finally:
         await engine.dispose()

@@ -28,16 +28,16 @@ from multidb.ops import sample_data
 ROOT = Path(__file__).parents[2]
 
 
-# --- the quickstart
+# --- those that start servers of their own
 
 
-def run_quickstart(directory: Path) -> str:
+def run_example(name: str, directory: Path) -> str:
     """Run it into a pipe, from a directory and an environment that tell it nothing."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MULTIDB_")}
     if driver := os.environ.get("MULTIDB_MONGO_DRIVER"):
         inherited["MULTIDB_MONGO_DRIVER"] = driver
     done = subprocess.run(
-        [sys.executable, "-W", "error", ROOT / "examples" / "quickstart.py", "--dir", directory],
+        [sys.executable, "-W", "error", ROOT / "examples" / name, "--dir", directory],
         cwd=directory.parent,
         env={**inherited, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -75,7 +75,7 @@ def stored(output: str) -> dict[str, int]:
 def test_quickstart_runs_twice_and_leaves_its_data_but_no_server(tmp_path: Path):
     directory = tmp_path / "its data"
 
-    first = run_quickstart(directory)
+    first = run_example("quickstart.py", directory)
     assert_nothing_runs(directory)
     assert users_before(first) == 0
     assert "6 companies, 200 users, 300 logs added" in first
@@ -90,7 +90,7 @@ def test_quickstart_runs_twice_and_leaves_its_data_but_no_server(tmp_path: Path)
         "report:colleagues:{domain}": 1,
     }
 
-    second = run_quickstart(directory)
+    second = run_example("quickstart.py", directory)
     assert_nothing_runs(directory)
     assert users_before(second) == 203
     assert "all there already, nothing added" in second
@@ -105,6 +105,26 @@ def test_quickstart_runs_twice_and_leaves_its_data_but_no_server(tmp_path: Path)
         told = output.replace(str(directory), ".multidb")
         assert re.fullmatch(r"[\x20-\x7e\n]*", told)
         assert max(map(len, told.splitlines())) <= 100
+
+
+def test_custom_entity_keeps_the_books_twice_alike(tmp_path: Path):
+    directory = tmp_path / "its data"
+    first = run_example("custom_entity.py", directory)
+    assert_nothing_runs(directory)
+    assert run_example("custom_entity.py", directory) == first
+    assert first.splitlines() == [
+        "Harbour Bakery: 500 invoices imported",
+        "Hill Brewery: 500 invoices imported",
+        "overdue on 2026-03-02: 239, the first page has 50",
+        "the longest: 2026-001, EUR 1.00 owed to Harbour Bakery",
+        "2026-007 is paid",
+        "paid twice: refused with ConflictError",
+        "the audit log: grace, update, sent -> paid",
+        "2026-008 again: refused with AlreadyExistsError, company_id and number",
+        "2026-008 after its predecessor was deleted: draft, version 1",
+        "Hill Brewery's 2026-001: not seen as the bakery; seen as everybody",
+        "sent and paid: EUR 125,242.00",
+    ]
 
 
 @pytest.mark.mongo

@@ -200,6 +200,7 @@ WRONG: list[tuple[str, object, str]] = [
     ("postgres_pool_size", "0", "greater than or equal to 1"),
     ("mongo_pool_size", 10_001, "less than or equal to 10000"),
     ("redis_pool_size", "2.5", "valid integer"),
+    ("migration_paths", f"/{PASSWORD}", "does not point to a directory"),
 ]
 
 
@@ -312,6 +313,15 @@ def test_degradable_stores_are_words(
         monkeypatch.setenv("MULTIDB_DEGRADABLE_STORES", given_value)
         assert made().degradable_stores == stores
     assert made(degradable_stores=given_value).degradable_stores == stores
+
+
+def test_migration_paths_are_told_like_those_of_path(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "a folder").mkdir()
+    monkeypatch.setenv("MULTIDB_MIGRATION_PATHS", f"{home / 'a folder'}{os.pathsep}{home}{os.pathsep}")
+    assert made().migration_paths == (home / "a folder", home)
+    assert made(migration_paths=[home]).migration_paths == (home,)
+    monkeypatch.setenv("MULTIDB_MIGRATION_PATHS", "")
+    assert made().migration_paths == ()
 
 
 @BOUNDED
