@@ -20,23 +20,28 @@ import secrets
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 import pytest_asyncio
-from pydantic import SecretStr
 
 from multidb.client import MultiDB
-from multidb.connections import ConnectionManager
 from multidb.errors import ConfigurationError
-from multidb.ops import migrations, schemas
+from multidb.ops import migrations
+from multidb.ops.disposable import Databases, empty_database, isolated
 from multidb.settings import Settings
 from multidb.stack import EmbeddedStack, docker_engine_answers
-from multidb.stores.postgres.engine import connect
 
-__all__ = ["db", "empty_database", "isolated", "multidb_servers", "multidb_settings", "servers"]
+__all__ = [
+    "db",
+    "empty_database",
+    "isolated",
+    "multidb_databases",
+    "multidb_servers",
+    "multidb_settings",
+    "servers",
+]
 
 _URLS = ("postgres_url", "mongo_url", "redis_url")
 
@@ -49,10 +54,18 @@ def multidb_servers() -> Iterator[Settings]:
         yield template
 
 
+@pytest.fixture(scope="session")
+def multidb_databases(multidb_servers: Settings) -> Iterator[Databases]:
+    """The databases that the tests of this run get, one test at a time."""
+    databases = Databases(multidb_servers)
+    yield databases
+    asyncio.run(databases.drop())
+
+
 @pytest_asyncio.fixture
-async def multidb_settings(multidb_servers: Settings) -> AsyncIterator[Settings]:
-    """Settings of databases and a key prefix that this test has to itself."""
-    async with isolated(multidb_servers) as settings:
+async def multidb_settings(multidb_databases: Databases) -> AsyncIterator[Settings]:
+    """Settings of databases and a key prefix that this test has to itself, with nothing in them."""
+    async with multidb_databases.lend() as settings:
         yield settings
 
 
@@ -88,37 +101,6 @@ def servers() -> Iterator[Settings]:
                 stack.stop()
 
 
-@contextmanager
-def empty_database(settings: Settings) -> Iterator[Settings]:
-    """Yield the settings of a PostgreSQL database with nothing in it, dropped afterwards. Blocks."""
-    name = f"multidb_test_{secrets.token_hex(8)}"
-    admin = _on_database(settings, "postgres")
-    asyncio.run(_sql(admin, f"CREATE DATABASE {name}"))
-    try:
-        yield _on_database(settings, name)
-    finally:
-        asyncio.run(_sql(admin, f"DROP DATABASE {name} WITH (FORCE)"))
-
-
-@asynccontextmanager
-async def isolated(template: Settings) -> AsyncIterator[Settings]:
-    """Yield the settings of a copy of `template`'s database, and of as much on the other stores."""
-    name = f"multidb_test_{secrets.token_hex(8)}"
-    settings = _on_database(template, name)
-    admin = _on_database(template, "postgres")
-    await _sql(admin, f"CREATE DATABASE {name} TEMPLATE {_database(template)} STRATEGY wal_log")
-    try:
-        await schemas.apply(settings)
-        yield settings
-    finally:
-        async with ConnectionManager(settings) as stores:
-            await stores.mongo.opened.drop_database(stores.mongo.database.name)
-            keys = [key async for key in stores.redis.client.scan_iter(f"{settings.key_prefix}*")]
-            if keys:
-                await stores.redis.client.delete(*keys)
-        await _sql(admin, f"DROP DATABASE {name} WITH (FORCE)")
-
-
 def _settings(urls: dict[str, str] | dict[str, str | None]) -> Settings:
     """Return settings of these URLs, whatever `.env` says; the driver is MULTIDB_MONGO_DRIVER's."""
     return Settings(
@@ -127,31 +109,6 @@ def _settings(urls: dict[str, str] | dict[str, str | None]) -> Settings:
         secret_key="a key that only tests have, and no secret",  # noqa: S106
         **urls,
     )
-
-
-def _on_database(settings: Settings, name: str) -> Settings:
-    def moved(url: SecretStr) -> SecretStr:
-        return SecretStr(urlunsplit(urlsplit(url.get_secret_value())._replace(path=f"/{name}")))
-
-    return settings.model_copy(
-        update={
-            "postgres_url": moved(settings.postgres_url),
-            "mongo_url": moved(settings.mongo_url),
-            "key_prefix": f"{name}:",
-        }
-    )
-
-
-def _database(settings: Settings) -> str:
-    return urlsplit(settings.postgres_url.get_secret_value()).path.strip("/")
-
-
-async def _sql(settings: Settings, statement: str) -> None:
-    connection = await connect(settings)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
 
 
 @contextmanager
