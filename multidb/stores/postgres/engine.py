@@ -75,8 +75,17 @@ class PostgresStore(Store[Pool]):
         the database itself lets the statement see and write that company's rows only.
         """
         with translating(operation, columns_of):
+            arguments = statement.arguments(values)
+            try:
+                async with self._connection(operation, tenant) as connection:
+                    return await connection.fetch(statement.sql, *arguments)
+            except asyncpg.InvalidCachedStatementError:
+                if tenant is None or self.transactions.current() is not None:
+                    raise
+            # The table was changed. asyncpg repeats a statement by itself, but not in a transaction,
+            # which this one had for its tenant's sake alone.
             async with self._connection(operation, tenant) as connection:
-                return await connection.fetch(statement.sql, *statement.arguments(values))
+                return await connection.fetch(statement.sql, *arguments)
 
     def batcher(
         self,

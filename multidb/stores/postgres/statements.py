@@ -41,6 +41,11 @@ def decodes(type_: TypeEngine[Any]) -> bool:
     if isinstance(type_, ARRAY):
         # It would only make a list of the list.
         type_ = type_.item_type
+    if isinstance(type_, Float):
+        return type_.asdecimal
+    if isinstance(type_, Numeric):
+        # Which decoder it takes, SQLAlchemy asks of the type that a cursor tells.
+        return not type_.asdecimal
     return type_.dialect_impl(DIALECT).result_processor(DIALECT, None) is not None
 
 
