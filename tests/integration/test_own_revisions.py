@@ -27,10 +27,15 @@ def tables(settings: Settings) -> set[str]:
     return {row[0] for row in rows}
 
 
+def at(settings: Settings) -> list[str]:
+    """Return the revisions the database names: not those that another one there depends on."""
+    return (migrations.current(settings) or "").split(", ")
+
+
 def test_both_branches_go_up_and_down_and_up(empty: Settings, application: Settings):
     upgrade(empty)
     assert {"invoices", "companies"} <= tables(application)
-    assert migrations.current(application) == "inv1"
+    assert "inv1" in at(application)
     migrations.upgrade(application)
     assert migrations.check(application) == []
 
@@ -56,7 +61,6 @@ def test_without_the_folder_its_revision_is_unknown(empty: Settings, application
     migrations.upgrade(application)
     with pytest.raises(ConfigurationError, match="inv1"):
         migrations.upgrade(empty)
-    assert migrations.check(empty)[0].startswith("revision: the database is at inv1, not at ")
 
 
 def test_multidb_migrate_takes_the_folder_from_its_variable(application: Settings):
@@ -65,7 +69,7 @@ def test_multidb_migrate_takes_the_folder_from_its_variable(application: Setting
     for _ in range(2):
         done = subprocess.run(**command, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert done.stdout == "PostgreSQL is at revision inv1.\n"
+        assert re.fullmatch(r"PostgreSQL is at revision (\d+, )?inv1\.\n", done.stdout)
     assert "invoices" in tables(application)
 
 
@@ -74,7 +78,7 @@ def test_alembic_knows_both_branches_by_the_applications_ini(application: Settin
         done = alembic(application, "-c", INI, *arguments)
         assert done.returncode == 0, done.stderr
     assert re.search(r"^inv1 ", alembic(application, "-c", INI, "current").stdout, re.MULTILINE)
-    assert migrations.current(application) == "inv1"
+    assert "inv1" in at(application)
 
 
 def test_the_table_has_what_the_guide_promises(application: Settings):

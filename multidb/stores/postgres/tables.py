@@ -103,6 +103,8 @@ users = Table(
     *kept_by_the_repository(),
     given("name"),
     unique_among_the_living("users_email_key", "email_folded"),
+    # What `find(email=...)` and `exists(email=...)` ask for, letter by letter.
+    Index(None, "email"),
 )
 
 user_profiles = Table(
