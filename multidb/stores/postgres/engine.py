@@ -14,6 +14,7 @@ import asyncpg
 from multidb.models.health import PoolUsage
 from multidb.settings import PostgresSettings, Settings
 from multidb.stores.batching import Batcher
+from multidb.stores.completion import complete
 from multidb.stores.postgres.ambient import Connection
 from multidb.stores.postgres.errors import heedless, translating
 from multidb.stores.postgres.statements import Statement
@@ -163,15 +164,20 @@ class PostgresStore(Store[Pool]):
     @asynccontextmanager
     async def _pooled(self, operation: str) -> AsyncIterator[Connection]:
         pool = self.opened
-        with translating(operation):
-            connection = await pool.acquire(timeout=self.settings.postgres_timeout.total_seconds())
-        try:
-            yield connection
-        except asyncpg.InternalClientError:
-            connection.terminate()  # out of step with the server: nobody must get it again
-            raise
-        finally:
-            await heedless(partial(pool.release, connection))
+        # Under way while it still waits for a connection: closing must not come between.
+        with self.under_way:
+            with translating(operation):
+                connection = await pool.acquire(timeout=self.settings.postgres_timeout.total_seconds())
+            release = partial(pool.release, connection)
+            try:
+                yield connection
+            except BaseException as error:
+                if isinstance(error, asyncpg.InternalClientError):
+                    connection.terminate()  # out of step with the server: nobody must get it again
+                # To its end: until then the server may still be at what the caller was cancelled in.
+                await complete(heedless(release))
+                raise
+            await heedless(release)
 
     async def _connect(self) -> Pool:
         settings = self.settings
