@@ -109,7 +109,7 @@ class Bulk(Generic[NewT]):
             except AlreadyExistsError as error:
                 raise await self._with_keys(error, chunk, rows, operation) from error.__cause__
 
-        return await self._written(_chunks(new), write, progress)
+        return await self._written(_chunks(new), write, progress, one_may_stand_alone=True)
 
     async def upsert(
         self,
@@ -117,32 +117,41 @@ class Bulk(Generic[NewT]):
         by: Upsert,
         operation: str,
         progress: Progress | None,
-        changed: Callable[[Sequence[UUID]], Awaitable[None]],
+        changed: Callable[[Sequence[UUID]], Awaitable[None]] | None,
     ) -> int:
-        """Add new rows, or change those that are there, and return how many."""
+        """Add new rows, or change those that are there, and return how many.
+
+        `changed` is told which, before the commit.
+        """
 
         async def write(chunk: Sequence[NewT], *, alone: bool) -> None:  # noqa: ARG001 - needs no savepoint
             rows = [self._values(each, operation) for each in chunk]
             statement = self._crud.upsert(rows[0], self._changes(chunk[0], by.on), by.index, many=True)
             stored = await self._fetch(statement, rows, operation)
-            await changed([row["id"] for row in stored])
+            if changed is not None:
+                await changed([row["id"] for row in stored])
             if len(stored) < len(rows):
                 raise refused(by, operation)
 
-        return await self._written(_alike(_chunks(new), by), write, progress)
+        # What follows from the answer must come before the commit.
+        alone = changed is None and self._company is None
+        return await self._written(_alike(_chunks(new), by), write, progress, one_may_stand_alone=alone)
 
     async def _written(
         self,
         chunks: AsyncGenerator[list[NewT]],
         write: _Write[NewT],
         progress: Progress | None,
+        *,
+        one_may_stand_alone: bool,
     ) -> int:
         count = 0
         async with aclosing(chunks):
             chunk: list[NewT] = await anext(chunks, [])
             following: list[NewT] = await anext(chunks, [])
-            # One statement by itself is all or nothing already.
-            alone = not following and self._postgres.transactions.current() is None
+            # One statement by itself is all or nothing already, if nothing after it can fail.
+            alone = one_may_stand_alone and progress is None and not following
+            alone = alone and self._postgres.transactions.current() is None
             async with _nothing() if alone else self._postgres.transactions.begin():
                 while chunk:
                     await write(chunk, alone=alone)

@@ -1,6 +1,7 @@
 """`PostgresRepository`: the calls every table has."""
 
 from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, ClassVar, Generic, NoReturn, cast
 from uuid import UUID
 
@@ -146,7 +147,7 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         by = Upsert.by(on, self.table, self.unique, operation)
         values = self._new_values(new, operation, company)
         statement = self._crud(company).upsert(values, self._changes(new, by.on), by.index, many=False)
-        with self._resources.postgres.under_way:
+        async with self._invalidating():
             rows = await self._run("upsert", statement, values, company)
             await self._invalidate([row["id"] for row in rows], operation)
         if not rows:
@@ -243,10 +244,13 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         async def changed(ids: Sequence[UUID]) -> None:
             await self._invalidate(ids, operation)
 
-        with self._resources.postgres.under_way:
-            return await self._bulk(self._company(operation)).upsert(
-                new, Upsert.by(on, self.table, self.unique, operation), operation, progress, changed
-            )
+        return await self._bulk(self._company(operation)).upsert(
+            new,
+            Upsert.by(on, self.table, self.unique, operation),
+            operation,
+            progress,
+            None if self.cache is None else changed,
+        )
 
     async def delete_many(self, *filters: Filter, **equal: Any) -> int:
         """Delete the rows that match every filter, or mark them, and return how many.
@@ -286,12 +290,20 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
     async def _write_many(
         self, name: str, statement: Statement, values: Mapping[str, Any], company: UUID | None
     ) -> int:
-        with self._resources.postgres.under_way:
+        async with self._invalidating():
             rows = await self._run(name, statement, values, company)
             if self.cache is None:
                 return int(rows[0][0])
             await self._invalidate([row["id"] for row in rows], self._operation(name))
-            return len(rows)
+        return len(rows)
+
+    def _invalidating(self) -> AbstractAsyncContextManager[object]:
+        """Return what a write is made in whose answer alone tells which entries to delete.
+
+        Not committed before they are known: an answer that was lost, to a cancellation or with the
+        connection, would leave what is stored and nobody deletes.
+        """
+        return nullcontext() if self.cache is None else self._resources.postgres.transactions.begin()
 
     async def _invalidate(self, ids: Sequence[UUID], operation: str) -> None:
         if self.cache is not None and ids:
