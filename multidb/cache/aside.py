@@ -20,7 +20,7 @@ commits after its connection was lost. Each leaves the old value until it expire
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -203,7 +203,9 @@ def uncached() -> Iterator[None]:
     try:
         yield
     finally:
-        _uncached.reset(token)
+        # A generator may be closed in another context than it ran in: the block stays open there.
+        with suppress(ValueError):
+            _uncached.reset(token)
 
 
 def _milliseconds(duration: timedelta) -> int:

@@ -138,7 +138,10 @@ class Bulk(Generic[NewT]):
         progress: Progress | None,
         changed: Callable[[Sequence[UUID]], Awaitable[None]],
     ) -> int:
-        """Add new rows, or change those that are there, and return how many."""
+        """Add new rows, or change those that are there, and return how many.
+
+        `changed` is told which, before the commit.
+        """
 
         async def write(chunk: Sequence[NewT], *, alone: bool) -> None:  # noqa: ARG001 - needs no savepoint
             rows = [self._values(each, operation) for each in chunk]

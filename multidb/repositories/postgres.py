@@ -148,7 +148,7 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         by = Upsert.by(on, self.table, self.unique, self.derived, operation)
         values = self._new_values(new, operation, company)
         statement = self._crud(company).upsert(values, self._changes(new, by.on), by.index, many=False)
-        async with self._until_invalidated():
+        async with self._invalidating():
             rows = await self._run("upsert", statement, values, company)
             await self._invalidate([row["id"] for row in rows], operation)
         if not rows:
@@ -286,22 +286,20 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
     async def _write_many(
         self, name: str, statement: Statement, values: Mapping[str, Any], company: UUID | None
     ) -> int:
-        async with self._until_invalidated():
+        async with self._invalidating():
             rows = await self._run(name, statement, values, company)
             if self.cache is None:
                 return int(rows[0][0])
             await self._invalidate([row["id"] for row in rows], self._operation(name))
-            return len(rows)
+        return len(rows)
 
-    def _until_invalidated(self) -> AbstractAsyncContextManager[object]:
-        """Return what holds back the commit until it is known which entries of the cache it ends.
+    def _invalidating(self) -> AbstractAsyncContextManager[object]:
+        """Return what a write is made in whose answer alone tells which entries to delete.
 
-        A write whose answer is lost may have happened; if only its answer tells which rows it was
-        about, their old values would be served on.
+        Not committed before they are known: an answer that was lost, to a cancellation or with the
+        connection, would leave what is stored and nobody deletes.
         """
-        transactions = self._resources.postgres.transactions
-        needless = self.cache is None or transactions.current() is not None
-        return nullcontext() if needless else transactions.begin()
+        return nullcontext() if self.cache is None else self._resources.postgres.transactions.begin()
 
     async def _invalidate(self, ids: Sequence[UUID], operation: str) -> None:
         if self.cache is not None and ids:

@@ -69,8 +69,10 @@ class Transaction:
         self.outer = _ambient.get()
         self.task = asyncio.current_task()
         self.ended = False
-        #: Whose rows the connection's statements now see. A savepoint begins with its transaction's.
-        self.tenant: UUID | object | None = None if depth == 0 or self.outer is None else self.outer.tenant
+        #: Whether it was rolled back.
+        self.undone = False
+        #: Whose rows the connection's statements now see.
+        self.tenant: UUID | object | None = None
         self.after_commit: list[AfterCommit] = []
         self.when_committed: list[OnCommit] = []
 
@@ -91,7 +93,8 @@ class Transaction:
             self.tenant = tenant
 
     def forget(self) -> None:
-        """Drop what was to be done after the commit: there will be none."""
+        """Be rolled back: drop what was to be done after the commit, for there will be none."""
+        self.undone = True
         self.after_commit.clear()
         self.when_committed.clear()
 

@@ -15,11 +15,12 @@ import asyncpg
 from multidb.models.health import PoolUsage
 from multidb.settings import PostgresSettings, Settings
 from multidb.stores.batching import Batcher
+from multidb.stores.completion import complete
 from multidb.stores.postgres.ambient import Connection, Transaction
 from multidb.stores.postgres.errors import heedless, translating
 from multidb.stores.postgres.statements import Statement
 from multidb.stores.postgres.transactions import Options, Transactions
-from multidb.stores.store import Answer, Store
+from multidb.stores.store import Answer, Store, UnderWay
 
 __all__ = ["PostgresStore", "Record", "connect"]
 
@@ -178,7 +179,8 @@ class PostgresStore(Store[Pool]):
             yield connection
 
     def _pooled(self, operation: str) -> "_Lent":
-        return _Lent(self.opened, self._turns, self.settings.postgres_timeout.total_seconds(), operation)
+        timeout = self.settings.postgres_timeout.total_seconds()
+        return _Lent(self.opened, self._turns, timeout, operation, self.under_way)
 
     async def _connect(self) -> Pool:
         settings = self.settings
@@ -237,30 +239,42 @@ class _Turns(asyncio.Semaphore):
 class _Lent:
     """A pooled connection, for as long as the block lasts. A class, for nearly every call has one."""
 
-    __slots__ = ("_connection", "_operation", "_pool", "_timeout", "_turns")
+    __slots__ = ("_connection", "_operation", "_pool", "_timeout", "_turns", "_under_way")
 
     _connection: Connection
 
-    def __init__(self, pool: Pool, turns: _Turns, timeout: float, operation: str) -> None:
+    def __init__(
+        self, pool: Pool, turns: _Turns, timeout: float, operation: str, under_way: UnderWay
+    ) -> None:
         self._pool = pool
         self._turns = turns
         self._timeout = timeout
         self._operation = operation
+        self._under_way = under_way
 
     async def __aenter__(self) -> Connection:
-        with translating(self._operation):
-            self._connection = await self._turns.take(self._pool, self._timeout)
+        # Under way while it still waits for a connection: closing must not come between.
+        self._under_way.__enter__()
+        try:
+            with translating(self._operation):
+                self._connection = await self._turns.take(self._pool, self._timeout)
+        except BaseException:
+            self._under_way.__exit__()
+            raise
         return self._connection
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        release = partial(heedless, partial(self._pool.release, self._connection))
         try:
             if isinstance(error, asyncpg.InternalClientError):
                 self._connection.terminate()  # out of step with the server: nobody must get it again
-            await heedless(partial(self._pool.release, self._connection))
+            # After an error to its end: until then the server may be at what the caller was cancelled in.
+            await (release() if error is None else complete(release()))
         finally:
             self._turns.release()
+            self._under_way.__exit__()
 
 
 class _Borrowed:

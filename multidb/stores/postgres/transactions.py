@@ -118,13 +118,15 @@ class Transactions:
         savepoint = None
         try:
             async with self.on(outer.connection, options, outer.depth + 1) as savepoint:
+                savepoint.tenant = outer.tenant
                 yield savepoint
-            # What it set stays set; if it was rolled back, so was that.
-            outer.tenant = savepoint.tenant
         finally:
             # Also after a cancellation, which may come when the savepoint was released already
-            # and be caught within the outer transaction. Rolled back, it has forgotten them.
+            # and be caught within the outer transaction. Rolled back, it has forgotten them, and
+            # what it set is undone.
             if savepoint is not None:
+                if not savepoint.undone:
+                    outer.tenant = savepoint.tenant
                 outer.after_commit += savepoint.after_commit
                 outer.when_committed += savepoint.when_committed
 

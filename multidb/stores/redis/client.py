@@ -1,6 +1,8 @@
 """Redis's one way in: a bounded pool of connections, commands, and scripts by name."""
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from typing import Any, TypeAlias, cast
@@ -44,14 +46,14 @@ class RedisStore(Store[Redis]):
 
     async def get(self, key: Key, *, operation: str) -> bytes | None:
         """Return the string at `key`, or None."""
-        with self.under_way, translating(operation):
+        with self.under_way, translating(operation), _heeding():
             value = await self.opened.get(key)
         return cast(bytes | None, value)
 
     async def delete(self, keys: Iterable[Key], *, operation: str) -> None:
         """Delete the keys that exist, in one round trip."""
         client = self.opened
-        with self.under_way, translating(operation):
+        with self.under_way, translating(operation), _heeding():
             # One command a key, not one for all: on a cluster they lie in different slots.
             pipeline = client.pipeline(transaction=False)
             for key in keys:
@@ -68,14 +70,14 @@ class RedisStore(Store[Redis]):
         loaded = self._scripts.get(script)
         if loaded is None:
             loaded = self._scripts[script] = client.register_script(_source(script))
-        with self.under_way, translating(operation):
+        with self.under_way, translating(operation), _heeding():
             return await loaded(keys=list(keys), args=list(arguments))
 
     async def ask(self, *, operation: str) -> Answer:
         pipeline = self.opened.pipeline(transaction=False)
         pipeline.info("server")
         pipeline.info("replication")
-        with translating(operation):
+        with translating(operation), _heeding():
             server, replication = await pipeline.execute()
         role: Role = "primary" if replication["role"] == "master" else "replica"
         return Answer(str(server["redis_version"]), role)
@@ -113,6 +115,20 @@ class RedisStore(Store[Redis]):
         self._scripts.clear()
         await client.aclose()
         await client.connection_pool.disconnect()
+
+
+@contextmanager
+def _heeding() -> Iterator[None]:
+    """Raise a cancellation that came inside and was lost.
+
+    The driver writes by `asyncio.wait_for`, which before Python 3.12 forgets one that comes when
+    the bytes have just been written: the caller would go on as if nobody had cancelled it.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    yield
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
 
 
 @cache
