@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
 from uuid import UUID
 
-from multidb.errors import MultiDBError, UnavailableError
+from multidb.errors import MultiDBError, NotOpenError, UnavailableError
 from multidb.models.entity import Entity
 from multidb.repositories.shared_reads import Run
 from multidb.stores.postgres.crud import Crud
@@ -48,11 +48,16 @@ class SharedAdds(Generic[ModelT]):
         added: dict[_Addition, ModelT | Exception] = {}
         # Of two with one id only the first can be told from the other by what comes back.
         first = list({addition.values["id"]: addition for addition in reversed(additions)}.values())
-        await self._add_new(first, company, added)
-        for addition in additions:
-            if addition not in added:
-                # It conflicts; alone it is told with what.
-                added[addition] = await self._outcome(addition, company)
+        try:
+            await self._add_new(first, company, added)
+            for addition in additions:
+                if addition not in added:
+                    # It conflicts; alone it is told with what.
+                    added[addition] = await self._outcome(addition, company)
+        except (UnavailableError, NotOpenError) as error:
+            # Nobody else need wait for that too. Who was told already, was told right.
+            for addition in additions:
+                added.setdefault(addition, error)
         return added
 
     async def _add_new(
@@ -70,7 +75,7 @@ class SharedAdds(Generic[ModelT]):
         try:
             values = crud.arrays([addition.values for addition in additions])
             rows = await self._run("add", crud.insert_new(values), values, company)
-        except UnavailableError:
+        except (UnavailableError, NotOpenError):
             raise  # whether they were stored is not known, of none of them
         except MultiDBError:
             # One of them is refused, and nothing is stored: halve them until it is found.
@@ -87,6 +92,8 @@ class SharedAdds(Generic[ModelT]):
     async def _outcome(self, addition: "_Addition", company: UUID | None) -> ModelT | Exception:
         try:
             return await self._add_one(addition, company)
+        except (UnavailableError, NotOpenError):
+            raise
         except Exception as error:
             return error
 

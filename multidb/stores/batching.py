@@ -14,6 +14,7 @@ import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextvars import Context
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 __all__ = ["Batcher"]
@@ -30,7 +31,7 @@ class Batcher(Generic[K, V]):
     Up to `lanes` round trips are under way at a time; `enough` keys leave in a batch although other
     lanes are busy, and so do those who have waited for `patience` seconds, lest one slow answer
     keep everybody. `own` copies a value for each further caller of one key, where what one does to
-    it must not reach the others.
+    it must not reach the others. `check` raises where nobody may wait, for nobody would come.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Batcher(Generic[K, V]):
         limit: int = 1000,
         patience: float = 0.01,
         own: Callable[[V], V] | None = None,
+        check: Callable[[], object] = lambda: None,
     ) -> None:
         self._one = one
         self._many = many
@@ -51,6 +53,7 @@ class Batcher(Generic[K, V]):
         self._limit = limit
         self._patience = patience
         self._copied = own
+        self._check = check
         self._alarm: asyncio.TimerHandle | None = None
         self._busy = 0
         #: By group, who waits for which key; several may wait for one.
@@ -65,6 +68,7 @@ class Batcher(Generic[K, V]):
                 return await self._one(key, group)
             finally:
                 self._end()
+        self._check()
         future: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
         waiting = self._waiting.setdefault(group, {})
         waiting.setdefault(key, []).append(future)
@@ -83,6 +87,13 @@ class Batcher(Generic[K, V]):
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
+
+    def forget(self) -> None:
+        """Let go of the calls of an event loop that is gone."""
+        self._busy = 0
+        self._waiting.clear()
+        self._batches.clear()
+        self._alarm = None
 
     def _end(self) -> None:
         """Free a lane, and once all are free send off those who wait."""
@@ -114,7 +125,7 @@ class Batcher(Generic[K, V]):
                 self._busy += 1
                 task = asyncio.get_running_loop().create_task(self._run(batch, group), context=Context())
                 self._batches.add(task)
-                task.add_done_callback(self._batches.discard)
+                task.add_done_callback(partial(self._ended, batch))
 
     async def _run(self, batch: dict[K, list[asyncio.Future[V | None]]], group: Hashable) -> None:
         waiting = [(key, future) for key, futures in batch.items() for future in futures]
@@ -137,12 +148,14 @@ class Batcher(Generic[K, V]):
                     else:
                         future.set_result(value)
                     told = key
-        finally:
-            for _, future in waiting:
+
+    def _ended(self, batch: Mapping[K, list[asyncio.Future[V | None]]], task: asyncio.Task[None]) -> None:
+        """Free the lane: whoever was answered just now and asked again at once, comes along."""
+        self._batches.discard(task)
+        for futures in batch.values():
+            for future in futures:
                 future.cancel()  # of no effect, unless the batch itself was cancelled
-            # At the end of this turn of the loop: whoever was answered just now and asks again
-            # at once, comes along.
-            asyncio.get_running_loop().call_soon(self._end)
+        self._end()
 
 
 def _own(error: Exception) -> Exception:

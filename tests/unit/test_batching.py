@@ -293,3 +293,60 @@ async def test_every_caller_gets_its_own_answer_under_load(tasks: int):
             assert await batcher.get(key) == (str(key) if key % 2 == 0 else None)
 
     await asyncio.gather(*(work(7 * n) for n in range(tasks)))
+
+
+async def test_a_batch_cancelled_before_it_began_frees_its_lane():
+    """As the end of an event loop cancels whatever there is."""
+    store = Store()
+    batcher = store.batcher(lanes=2, enough=2)
+    first = ask(batcher, [0])
+    await turns()
+    batcher._waiting[None] = {98: [asyncio.get_running_loop().create_future()]}  # one who waits already
+    rest = ask(batcher, [2])
+
+    async def cancel() -> None:
+        for task in batcher._batches:
+            task.cancel()
+
+    await asyncio.create_task(cancel())
+    async with asyncio.timeout(5):
+        (outcome,) = await asyncio.gather(*rest, return_exceptions=True)
+    assert isinstance(outcome, asyncio.CancelledError)
+    store.open.set()
+    await asyncio.gather(*first)
+    assert store.trips == [[0]]
+    assert batcher._busy == 0
+    assert await batcher.get(4) == "4"
+
+
+def test_it_serves_another_loop_after_one_that_ended_under_it():
+    hung = asyncio.Event()
+
+    async def one(key: int, _: object) -> str | None:
+        await hung.wait()
+        return str(key)
+
+    async def many(keys: Sequence[int], _: object) -> Mapping[int, str]:
+        return {key: str(key) for key in keys}
+
+    batcher = Batcher(one, many, lanes=2)
+
+    async def abandon() -> list[asyncio.Task[str | None]]:
+        tasks = ask(batcher, range(10))
+        await turns()
+        return tasks
+
+    async def use() -> None:
+        slow = ask(batcher, [0])
+        await turns()
+        batcher._waiting[None] = {1: [asyncio.get_running_loop().create_future()]}  # one who waits already
+        async with asyncio.timeout(5):
+            assert await asyncio.gather(*ask(batcher, [2, 4, 6])) == ["2", "4", "6"]
+            hung.set()
+            await asyncio.gather(*slow)
+            await batcher.close()
+
+    asyncio.run(abandon())
+    hung = asyncio.Event()
+    batcher.forget()
+    asyncio.run(use())

@@ -96,9 +96,14 @@ class PostgresStore(Store[Pool]):
         own: Callable[[V], V] | None = None,
     ) -> Batcher[K, V]:
         """Return a batcher whose round trips have ended when `close` returns."""
-        batcher = Batcher(one, many, own=own)
+        batcher = Batcher(one, many, own=own, check=lambda: self.opened)
         self._batchers.append(batcher)
         return batcher
+
+    def forget(self) -> None:
+        super().forget()
+        for batcher in self._batchers:
+            batcher.forget()
 
     async def copy(
         self,
