@@ -14,7 +14,7 @@ from multidb.stores.postgres.statements import Statement
 
 from .postgres import Connection, raw, sees
 
-__all__ = ["BIG", "COMPANY", "Sent", "fill", "id_of", "listening", "nodes", "plan", "scans"]
+__all__ = ["BIG", "COMPANY", "Sent", "fill", "id_of", "listening", "nodes", "plan", "scans", "sorts"]
 
 #: Rows a table, 13 of them.
 ROWS = 16_000
@@ -152,7 +152,7 @@ def listening(db: MultiDB) -> Iterator[list[Sent]]:
         del store.fetch
 
 
-async def plan(connection: Connection, sent: Sent, *, generic: bool) -> dict[str, Any]:
+async def plan(connection: Connection, sent: Sent, *, generic: bool = False) -> dict[str, Any]:
     """Return the plan for a statement: for its arguments, or the one for any that prepared ones come to."""
     async with sees(connection, sent.tenant) if sent.tenant else connection.transaction():
         if generic:
@@ -182,4 +182,13 @@ def scans(plan: Mapping[str, Any], big: set[str]) -> list[str]:
         each["Relation Name"]
         for each in nodes(plan)
         if each["Node Type"] == "Seq Scan" and each["Relation Name"] in big
+    ]
+
+
+def sorts(plan: Mapping[str, Any], most: int) -> list[str]:
+    """Return the keys by which the plan sorts more than `most` rows."""
+    return [
+        ", ".join(each["Sort Key"])
+        for each in nodes(plan)
+        if each["Node Type"].endswith("Sort") and each["Plans"][0]["Plan Rows"] > most
     ]

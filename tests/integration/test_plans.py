@@ -19,7 +19,7 @@ from multidb.testing import isolated
 from tests.contract.subjects import COMPANY as SMALL
 from tests.contract.subjects import ROWS, RowSubject
 
-from .plans import BIG, COMPANY, Sent, fill, id_of, listening, nodes, plan, scans
+from .plans import BIG, COMPANY, Sent, fill, id_of, listening, nodes, plan, scans, sorts
 from .postgres import raw
 from .test_row_security import owned
 
@@ -227,6 +227,17 @@ async def test_no_statement_reads_a_big_table_from_end_to_end(filled: Filled, lo
                 continue  # row level security lets no operator look first that is not leakproof
             if read := scans(await plan(connection, each, generic=generic), filled.big):
                 found.append((each.operation, read, each.sql))
+    assert found == []
+
+
+async def test_no_page_has_to_be_sorted_out_of_many_rows(filled: Filled):
+    found = []
+    async with raw(filled.logins["owner"]) as connection:
+        for each in filled.sent:
+            if not each.operation.endswith(".find"):
+                continue  # who wants all of a company's rows may as well sort them
+            if sorted_by := sorts(await plan(connection, each), 500):
+                found.append((each.operation, sorted_by, each.sql))
     assert found == []
 
 
