@@ -74,8 +74,16 @@ class PostgresStore(Store[Pool]):
         the database itself lets the statement see and write that company's rows only.
         """
         with translating(operation, columns_of):
-            async with self._connection(operation, tenant) as connection:
-                return await connection.fetch(statement.sql, *statement.arguments(values))
+            try:
+                async with self._connection(operation, tenant) as connection:
+                    return await connection.fetch(statement.sql, *statement.arguments(values))
+            except asyncpg.InvalidCachedStatementError:
+                # The driver itself prepares it anew and repeats it, but not inside a transaction;
+                # this one was of our making.
+                if tenant is None or self.transactions.current() is not None:
+                    raise
+                async with self._connection(operation, tenant) as connection:
+                    return await connection.fetch(statement.sql, *statement.arguments(values))
 
     def batcher(
         self,
