@@ -86,7 +86,7 @@ def create_calendar_events() -> None:
         sa.Column(
             "period",
             postgresql.TSTZRANGE,
-            sa.Computed("tstzrange(starts_at, ends_at, '[)'::text)", persisted=True),
+            sa.Computed("tstzrange(starts_at, GREATEST(starts_at, ends_at), '[)'::text)", persisted=True),
         ),
         sa.Column("attendees", postgresql.ARRAY(sa.Uuid), server_default=sa.text("'{}'"), nullable=False),
         given("calendar_events", "title"),

@@ -4,10 +4,9 @@ A rank is a fraction written in the digits 0-9A-Za-z, whose order is that of the
 its leading `0.`: `V` is the middle, `V1` a little after it. It never ends in `0`, for two ways to
 write one fraction would have nothing between them.
 
-Placing things one after another at one place, be it the end, the beginning or between two others,
-makes ranks grow with the logarithm of their number: within what is left of the room, those that
-come first get the short ones. Only who keeps choosing another place between the last two adds a
-digit for every few; `spread` makes room again.
+At either end ranks grow with the logarithm of how many were placed there one after another. Between
+two others each new one halves the room, and one digit more is needed for every five or so that are
+placed at one spot: who does that by the thousand makes room again with `spread`.
 """
 
 from typing import Annotated
@@ -37,7 +36,9 @@ def between(before: str | None, after: str | None) -> str:
             raise DataError("a rank is made of the digits 0-9A-Za-z, and does not end in 0")
     if before is not None and after is not None and before >= after:
         raise DataError("the rank to come before must be less than the rank to come after")
-    return _between(before or "", after)
+    if before is None or after is None:
+        return _after(before) if before else _before(after) if after else _DIGITS[_BASE // 2]
+    return _middle(before, after)
 
 
 def spread(count: int) -> list[str]:
@@ -53,22 +54,19 @@ def spread(count: int) -> list[str]:
     return [_fraction(number * _BASE**width // (count + 1), width) for number in range(1, count + 1)]
 
 
-def _between(low: str, high: str | None) -> str:
-    """Return a rank between `low`, where "" is the beginning, and `high`, where None is the end."""
-    if high is None:
-        return _after(low) if low else _DIGITS[_BASE // 2]
-    if not low:
-        return _before(high)
+def _middle(low: str, high: str | None) -> str:
+    """Return a short rank about half-way from `low` to `high`, where None is the very end."""
     shared = 0
-    while low[shared : shared + 1] == high[shared]:
+    while high and (low[shared : shared + 1] or "0") == high[shared]:
         shared += 1
-    stem, low, high = high[:shared], low[shared:], high[shared:]
-    if not low:
-        return stem + _before(high)
-    gap = _VALUES[high[0]] - _VALUES[low[0]]
-    if gap > 1:
-        return stem + _DIGITS[_VALUES[low[0]] + gap // 2]
-    return stem + low[0] + _between(low[1:], None)
+    stem, low, high = (high or "")[:shared], low[shared:], high and high[shared:]
+    least = _VALUES[low[0]] if low else 0
+    most = _VALUES[high[0]] if high else _BASE
+    if most - least > 1:
+        return stem + _DIGITS[(least + most + 1) // 2]
+    if high and len(high) > 1:
+        return stem + high[0]
+    return stem + _DIGITS[least] + _middle(low[1:], None)
 
 
 def _after(rank: str) -> str:

@@ -270,10 +270,11 @@ calendar_events = Table(
     Column("location", Text),
     moment("starts_at", nullable=False),
     moment("ends_at", nullable=False),
+    # Of an end before the start it makes nothing, so that the check is what refuses it.
     Column(
         "period",
         TSTZRANGE,
-        Computed("tstzrange(starts_at, ends_at, '[)'::text)", persisted=True),
+        Computed("tstzrange(starts_at, GREATEST(starts_at, ends_at), '[)'::text)", persisted=True),
     ),
     Column("attendees", ARRAY(Uuid), nullable=False, server_default=text("'{}'")),
     *kept_by_the_repository(),
