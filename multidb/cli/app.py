@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from multidb.cli import inspection, lifecycle, schema, shell
+from multidb.cli import inspection, lifecycle, partitions, schema, shell
 from multidb.cli.output import show_error
 from multidb.errors import MultiDBError
 
@@ -28,6 +28,7 @@ for command in (
     inspection.health,
     schema.init,
     schema.migrate,
+    partitions.partitions,
     inspection.routes,
     inspection.logs,
     shell.shell,

@@ -13,13 +13,14 @@ __all__ = ["init", "migrate"]
 
 
 def init(directory: Directory = DEFAULT_DIRECTORY) -> None:
-    """Migrate PostgreSQL and apply MongoDB's schemas. Starts nothing; harmless to repeat."""
-    from multidb.ops import migrations, schemas
+    """Migrate PostgreSQL, make its partitions, apply MongoDB's schemas. Starts nothing; may be repeated."""
+    from multidb.ops import migrations, partitions, schemas
 
     settings = settings_for(directory, Settings)
     with progress("Initialising") as say:
         say("PostgreSQL: migrating")
         migrations.upgrade(settings)
+        asyncio.run(partitions.ensure(settings))
         say("MongoDB: applying the schemas")
         changes = asyncio.run(schemas.apply(settings))
     typer.echo(f"PostgreSQL is at revision {migrations.current(settings)}.")

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from multidb.ops import migrations, schemas
+from multidb.ops import migrations, partitions, schemas
 from multidb.settings import Settings
 from multidb.stack import Progress, running
 from multidb.stores.completion import complete
@@ -14,8 +14,12 @@ __all__ = ["initialise", "provisioned"]
 
 
 async def initialise(settings: Settings) -> list[str]:
-    """Migrate PostgreSQL and apply MongoDB's schemas; return the changes to the latter. Idempotent."""
+    """Migrate PostgreSQL, make its partitions, apply MongoDB's schemas; return the changes to the latter.
+
+    Idempotent.
+    """
     await asyncio.to_thread(migrations.upgrade, settings)
+    await partitions.ensure(settings)
     return await schemas.apply(settings)
 
 

@@ -31,10 +31,11 @@ from multidb.errors import ConflictError
 from multidb.settings import PostgresSettings
 from multidb.stores.postgres.errors import heedless, translating
 
-__all__ = ["LOCK_KEY", "Patience", "alone", "brief", "insisting"]
+__all__ = ["LOCK_KEY", "Connection", "Patience", "alone", "brief", "insisting"]
 
 T = TypeVar("T")
 
+#: A connection outside any pool.
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
 else:
