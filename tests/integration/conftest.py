@@ -1,8 +1,10 @@
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from multidb import MultiDB
 from multidb.ops import environment
 from multidb.settings import Settings
 from multidb.testing import empty_database
@@ -23,3 +25,17 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
     tree = Tree(tmp_path / "tree")
     monkeypatch.setattr(environment, "shipped", tree.file)
     return tree
+
+
+@pytest.fixture
+def statements(db: MultiDB, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The statements that went to PostgreSQL."""
+    seen: list[str] = []
+    fetch = db.postgres.fetch
+
+    async def recorded(statement: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(statement.sql)
+        return await fetch(statement, *args, **kwargs)
+
+    monkeypatch.setattr(db.postgres, "fetch", recorded)
+    return seen

@@ -1,7 +1,6 @@
 """Concurrent calls share round trips, and nothing else."""
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -14,20 +13,6 @@ async def users(db: MultiDB) -> list[User]:
     await db.users.add_many(new)
     found = await db.users.get_many(each.id for each in new)
     return [found[each.id] for each in new]
-
-
-@pytest.fixture
-def statements(db: MultiDB, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The statements that went to PostgreSQL."""
-    seen: list[str] = []
-    fetch = db.postgres.fetch
-
-    async def recorded(statement: Any, *args: Any, **kwargs: Any) -> Any:
-        seen.append(statement.sql)
-        return await fetch(statement, *args, **kwargs)
-
-    monkeypatch.setattr(db.postgres, "fetch", recorded)
-    return seen
 
 
 async def test_gets_that_meet_become_few_statements(db: MultiDB, users: list[User], statements: list[str]):
