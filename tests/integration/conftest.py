@@ -1,12 +1,14 @@
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from multidb import MultiDB
 from multidb.ops import environment
 from multidb.settings import Settings
 from multidb.testing import empty_database
 
+from .entries import Entries, OldEntries, metadata
 from .schema_changes import Tree
 
 
@@ -23,3 +25,18 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
     tree = Tree(tmp_path / "tree")
     monkeypatch.setattr(environment, "shipped", tree.file)
     return tree
+
+
+@pytest.fixture
+async def opened(multidb_settings: Settings) -> AsyncIterator[MultiDB]:
+    """A MultiDB with tables of the application's own, open."""
+    async with MultiDB(multidb_settings, repositories=[Entries, OldEntries]) as db:
+        async with db.postgres.engine.begin() as connection:
+            await connection.run_sync(metadata.create_all)
+        yield db
+
+
+@pytest.fixture
+def entries(opened: MultiDB) -> Entries:
+    """A table of the application's own."""
+    return opened[Entries]
