@@ -78,7 +78,8 @@ def order_names(model: type[BaseModel], order_by: OrderBy, operation: str) -> tu
 
     Raises: DataError for what is no order, or a field there is not.
     """
-    several = [order_by] if isinstance(order_by, str | Field | Order) else list(order_by)
+    # What is no sequence has no order of its own, or a meaning that the names alone would lose.
+    several = order_by if isinstance(order_by, Sequence) and not isinstance(order_by, str) else [order_by]
     names = []
     for each in several:
         if isinstance(each, Field | Order):
@@ -92,7 +93,8 @@ def order_names(model: type[BaseModel], order_by: OrderBy, operation: str) -> tu
                 names.append(f"-{name}")
             case _:
                 raise DataError(
-                    "`order_by` takes names of fields, `-name` for descending, or fields of `c`",
+                    "`order_by` takes names of fields, `-name` for descending, or fields of `c`, "
+                    f"not {type(each).__name__}",
                     operation=operation,
                 )
     known_fields([name.removeprefix("-") for name in names], model, operation)

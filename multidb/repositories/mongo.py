@@ -136,7 +136,15 @@ class MongoRepository(Repository, Generic[ModelT]):
         return [*filters, *named]
 
     def _order(self, order_by: str | Sequence[str] | None, operation: str) -> list[tuple[str, int]]:
-        names = [order_by or self.order_by] if isinstance(order_by, str | None) else list(order_by)
+        given: Any = order_by or self.order_by if isinstance(order_by, str | None) else order_by
+        # What is no sequence has no order of its own, or a meaning that the names alone would lose.
+        names = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+        for name in names:
+            if not isinstance(name, str):
+                raise DataError(
+                    f"`order_by` takes names of fields, `-name` for descending, not {type(name).__name__}",
+                    operation=operation,
+                )
         known_fields([name.removeprefix("-") for name in names], self.model, operation)
         for name in names:
             kind, _ = plain_type(self.model.model_fields[name.removeprefix("-")].annotation, nullable=True)

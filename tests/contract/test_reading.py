@@ -135,6 +135,12 @@ async def test_an_unknown_field_is_named(db: MultiDB, subject: Subject):
         await repository.find(order_by="-nmae")
 
 
+@pytest.mark.parametrize("order", [7, True, [None], b"id", {"id": -1}, {"id"}, object()])
+async def test_what_is_no_order_is_refused(db: MultiDB, subject: Subject, order: Any):
+    with pytest.raises(DataError, match=r"`order_by` takes names of fields, .* not "):
+        await subject.repository(db).find(order_by=order)
+
+
 async def test_a_value_is_never_taken_for_an_operator(db: MultiDB, subject: Subject):
     """Values may come from a request's body."""
     await subject.store_many(db, 3)

@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from multidb.ops import environment
 from multidb.settings import Settings
 from multidb.testing import empty_database
 
+from .entries import Entries, OldEntries, metadata
 from .schema_changes import Tree
 
 
@@ -39,3 +40,18 @@ def statements(db: MultiDB, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(db.postgres, "fetch", recorded)
     return seen
+
+
+@pytest.fixture
+async def opened(multidb_settings: Settings) -> AsyncIterator[MultiDB]:
+    """A MultiDB with tables of the application's own, open."""
+    async with MultiDB(multidb_settings, repositories=[Entries, OldEntries]) as db:
+        async with db.postgres.engine.begin() as connection:
+            await connection.run_sync(metadata.create_all)
+        yield db
+
+
+@pytest.fixture
+def entries(opened: MultiDB) -> Entries:
+    """A table of the application's own."""
+    return opened[Entries]
