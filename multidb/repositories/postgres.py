@@ -1,7 +1,6 @@
 """`PostgresRepository`: the calls every table has."""
 
 from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, ClassVar, Generic, NoReturn, cast
 from uuid import UUID
 
@@ -29,9 +28,11 @@ from multidb.repositories.repository import (
     validated,
 )
 from multidb.repositories.shared_adds import SharedAdds
+from multidb.stores.postgres.ambient import Transaction
 from multidb.stores.postgres.engine import Record
 from multidb.stores.postgres.filtering import Filter
 from multidb.stores.postgres.statements import Statement
+from multidb.stores.postgres.transactions import Options
 
 __all__ = ["PostgresRepository"]
 
@@ -148,9 +149,7 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         by = Upsert.by(on, self.table, self.unique, self.derived, operation)
         values = self._new_values(new, operation, company)
         statement = self._crud(company).upsert(values, self._changes(new, by.on), by.index, many=False)
-        async with self._invalidating():
-            rows = await self._run("upsert", statement, values, company)
-            await self._invalidate([row["id"] for row in rows], operation)
+        rows = await self._write_rows("upsert", statement, values, company)
         if not rows:
             raise refused(by, operation)
         return self._read(rows[0])
@@ -286,20 +285,27 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
     async def _write_many(
         self, name: str, statement: Statement, values: Mapping[str, Any], company: UUID | None
     ) -> int:
-        async with self._invalidating():
-            rows = await self._run(name, statement, values, company)
-            if self.cache is None:
-                return int(rows[0][0])
-            await self._invalidate([row["id"] for row in rows], self._operation(name))
-        return len(rows)
+        rows = await self._write_rows(name, statement, values, company)
+        return int(rows[0][0]) if self.cache is None else len(rows)
 
-    def _invalidating(self) -> AbstractAsyncContextManager[object]:
-        """Return what a write is made in whose answer alone tells which entries to delete.
+    async def _write_rows(
+        self, name: str, statement: Statement, values: Mapping[str, Any], company: UUID | None
+    ) -> list[Record]:
+        """Run a write whose answer alone tells which entries of the cache to delete.
 
         Not committed before they are known: an answer that was lost, to a cancellation or with the
         connection, would leave what is stored and nobody deletes.
         """
-        return nullcontext() if self.cache is None else self._resources.postgres.transactions.begin()
+        if self.cache is None:
+            return await self._run(name, statement, values, company)
+
+        async def write(_: Transaction) -> list[Record]:
+            rows = await self._run(name, statement, values, company)
+            await self._invalidate([row["id"] for row in rows], self._operation(name))
+            return rows
+
+        # Twice, for what the driver repeats by itself outside a transaction.
+        return await self._resources.postgres.transactions.run(write, attempts=2, options=Options())
 
     async def _invalidate(self, ids: Sequence[UUID], operation: str) -> None:
         if self.cache is not None and ids:

@@ -58,7 +58,11 @@ _BY_SQLSTATE: dict[str, Kind] = {
     "23P01": Kind(ConstraintError, "the row overlaps another one that excludes it"),
     "25": Kind(TransactionError, "the statement is not allowed in this state of the transaction"),
     "25006": Kind(TransactionError, "the transaction or the server is read-only"),
-    "25P02": Kind(TransactionError, "the transaction has failed already; roll it back and start again"),
+    "25P02": Kind(
+        TransactionError,
+        "the transaction has failed already; roll it back and start again, with what may fail in a "
+        "savepoint of its own, `async with db.transaction()`",
+    ),
     "25P03": Kind(TransactionError, "the transaction stood idle for too long and was rolled back"),
     "25P04": Kind(StoreTimeoutError, "the transaction took too long and was rolled back"),
     "28": _REFUSED_LOGIN,
