@@ -51,6 +51,11 @@ _SEARCH_PATH = """
           WHERE n.nspname <> 'pg_catalog') AS path
 """
 
+_OPEN_TO_ALL = """
+    SELECT EXISTS (SELECT FROM pg_namespace, aclexplode(nspacl)
+                   WHERE nspname = :schema AND grantee = 0 AND privilege_type = 'USAGE')
+"""
+
 #: What other parts belong to: where it is missing, that says enough.
 _HOLDING = {"table", "view", "sequence", "function"}
 
@@ -93,7 +98,7 @@ def _examine(settings: PostgresSettings, connection: Connection) -> list[str]:
         raise ConfigurationError("the search_path names no schema that exists", operation=_OPERATION)
     config = alembic_config(settings)
     scratch = f"multidb_check_{secrets.token_hex(8)}"
-    _make(connection, scratch)
+    _make(connection, scratch, real)
     behind = _behind(connection, ScriptDirectory.from_config(config), real)
     found = fingerprint(connection, real)
     connection.execute(text(_SEARCH_PATH), {"scratch": scratch, "real": real})
@@ -189,7 +194,7 @@ def _contrast(found: str, expected: str) -> str:
     return f"is {is_so}, not {should_be}"
 
 
-def _make(connection: Connection, scratch: str) -> None:
+def _make(connection: Connection, scratch: str, real: str) -> None:
     try:
         connection.exec_driver_sql(f"CREATE SCHEMA {scratch}")
     except DBAPIError as error:
@@ -200,6 +205,9 @@ def _make(connection: Connection, scratch: str) -> None:
             " GRANT CREATE ON DATABASE … TO …",
             operation=_OPERATION,
         ) from error
+    # A revision may let a role in only where not everybody is in anyway.
+    if connection.scalar(text(_OPEN_TO_ALL), {"schema": real}):
+        connection.exec_driver_sql(f"GRANT USAGE ON SCHEMA {scratch} TO PUBLIC")
 
 
 def _in_a_transaction(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> tuple[str, Any]:

@@ -133,6 +133,15 @@ class TestWhatIsThereAsItShould:
         execute(mine, "ALTER TABLE things DROP CONSTRAINT named")
         assert migrations.check(mine) == ["missing constraint named of things: CHECK ((name <> ''::text))"]
 
+    def test_a_role_need_not_be_let_in_where_everybody_is(self, empty: Settings, tree: Tree) -> None:
+        grant = "EXECUTE format('GRANT USAGE ON SCHEMA %I TO pg_monitor', current_schema())"
+        lacking = "NOT has_schema_privilege('pg_monitor', current_schema(), 'USAGE')"
+        tree.add("one", f"DO $$ BEGIN IF {lacking} THEN {grant}; END IF; END $$")
+        migrations.upgrade(empty)
+        assert migrations.check(empty) == []
+        execute(empty, "REVOKE USAGE ON SCHEMA public FROM PUBLIC")
+        assert migrations.check(empty) == ["missing grants on the schema to pg_monitor: USAGE"]
+
     def test_the_user_need_be_no_superuser(self, empty: Settings) -> None:
         with user(empty) as owner:
             database, name = (
@@ -140,6 +149,7 @@ class TestWhatIsThereAsItShould:
             )
             execute(empty, f"GRANT CREATE ON DATABASE {database.path.strip('/')} TO {name.username}")
             execute(empty, f"GRANT ALL ON SCHEMA public TO {name.username}")
+            execute(empty, f"GRANT multidb_tenant TO {name.username}")
             migrations.upgrade(owner)
             assert migrations.check(owner) == []
 
