@@ -194,15 +194,11 @@ _QUERIES: tuple[str, ...] = (
           UNION ALL
           SELECT 'grants on', signature, NULL, proowner, coalesce(proacl, acldefault('f', proowner))
           FROM function
+          UNION ALL
+          SELECT 'grants on the schema', '', NULL, nspowner, nspacl FROM pg_namespace WHERE nspname = :schema
          ) AS granted (kind, holder, attname, owner, acl), aclexplode(acl)
-    WHERE grantee <> owner
+    WHERE grantee <> owner AND (grantee <> 0 OR kind <> 'grants on the schema')
     GROUP BY kind, holder, grantee
-    """,
-    # Of the schema it counts what a role may, not how it came by it: `public` may be open to everybody.
-    """
-    SELECT 'grants on the schema', '', rolname, 'USAGE'
-    FROM pg_roles
-    WHERE rolname = 'multidb_tenant' AND has_schema_privilege(rolname, :schema, 'USAGE')
     """,
 )
 

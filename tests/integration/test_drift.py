@@ -44,6 +44,7 @@ EVERYTHING = (
     "CREATE VIEW names WITH (security_invoker = true) AS SELECT name FROM things",
     "CREATE TABLE log (ts timestamptz, id uuid, PRIMARY KEY (ts, id)) PARTITION BY RANGE (ts)",
     "CREATE TABLE log_default PARTITION OF log DEFAULT",
+    "DO $$ BEGIN EXECUTE format('GRANT USAGE ON SCHEMA %I TO pg_monitor', current_schema()); END $$",
 )
 
 
@@ -301,6 +302,8 @@ DROP EXTENSION pg_trgm CASCADE
 => missing index things_name_idx of things:
    CREATE INDEX things_name_idx ON things USING gin (name gin_trgm_ops)
 
+REVOKE USAGE ON SCHEMA public FROM pg_monitor
+=> missing grants on the schema to pg_monitor: USAGE
 
 DELETE FROM alembic_version
 => revision: the database is at none, not at one
