@@ -86,6 +86,8 @@ from multidb.models import (
     UserSession,
     UserSessionChanges,
     UtcDatetime,
+    VersionedDocument,
+    VersionedFields,
     uuid7,
 )
 from multidb.repositories.mongo import MongoRepository
@@ -186,6 +188,8 @@ __all__ = [
     "UserSession",
     "UserSessionChanges",
     "UtcDatetime",
+    "VersionedDocument",
+    "VersionedFields",
     "cached",
     "uuid7",
 ]

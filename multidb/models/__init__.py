@@ -5,9 +5,9 @@ from multidb.models.calendar_events import CalendarEvent, CalendarEventChanges, 
 from multidb.models.companies import Company, CompanyChanges, NewCompany
 from multidb.models.company_users import CompanyRole, CompanyUser, CompanyUserChanges, NewCompanyUser
 from multidb.models.documents import Document, DocumentChanges, DocumentMatch, DocumentStatus, NewDocument
-from multidb.models.entity import Entity, Model, Related, Row
+from multidb.models.entity import Entity, Model, Related, Row, VersionedDocument
 from multidb.models.fields import PERSONAL, SECRET, UNCHANGED, UtcDatetime
-from multidb.models.filters import Condition, EntityFields, Field, Fields, Order, RowFields
+from multidb.models.filters import Condition, EntityFields, Field, Fields, Order, RowFields, VersionedFields
 from multidb.models.forms import Form, FormChanges, NewForm
 from multidb.models.health import Health, PoolUsage, StoreHealth
 from multidb.models.ids import uuid7
@@ -94,5 +94,7 @@ __all__ = [
     "UserSession",
     "UserSessionChanges",
     "UtcDatetime",
+    "VersionedDocument",
+    "VersionedFields",
     "uuid7",
 ]

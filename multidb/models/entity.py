@@ -6,9 +6,9 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from multidb.errors import DataError
-from multidb.models.fields import UtcDatetime
+from multidb.models.fields import UtcDatetime, UtcMilliseconds
 
-__all__ = ["Entity", "Model", "Related", "Row"]
+__all__ = ["Entity", "Model", "Related", "Row", "VersionedDocument"]
 
 T = TypeVar("T")
 
@@ -67,4 +67,15 @@ class Row(Entity):
 
     created_at: UtcDatetime
     updated_at: UtcDatetime
+    version: int
+
+
+class VersionedDocument(Entity):
+    """A document of MongoDB that may change, with what the repository keeps for every such one.
+
+    `version` is 1 when the document is added and one more with each change.
+    """
+
+    created_at: UtcMilliseconds
+    updated_at: UtcMilliseconds
     version: int

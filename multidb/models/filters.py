@@ -26,6 +26,7 @@ __all__ = [
     "Or",
     "Order",
     "RowFields",
+    "VersionedFields",
 ]
 
 T = TypeVar("T")
@@ -201,6 +202,14 @@ class EntityFields(Fields):
 
 class RowFields(EntityFields):
     """The fields of every row of PostgreSQL."""
+
+    created_at: Field[datetime]
+    updated_at: Field[datetime]
+    version: Field[int]
+
+
+class VersionedFields(EntityFields):
+    """The fields of every document of MongoDB that may change."""
 
     created_at: Field[datetime]
     updated_at: Field[datetime]
