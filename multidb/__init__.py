@@ -90,6 +90,7 @@ from multidb.models import (
     VersionedFields,
     uuid7,
 )
+from multidb.repositories.append_only import AppendOnlyRepository
 from multidb.repositories.mongo import MongoRepository
 from multidb.repositories.postgres import PostgresRepository
 from multidb.repositories.relations import BelongsTo, HasMany, HasOne, Relation, Through
@@ -101,6 +102,7 @@ __all__ = [
     "SECRET",
     "UNCHANGED",
     "AlreadyExistsError",
+    "AppendOnlyRepository",
     "AuditAction",
     "AuditLog",
     "BelongsTo",

@@ -1,4 +1,4 @@
-"""`MongoRepository`: the calls every collection has."""
+"""`MongoReader`: the calls every collection has that change nothing."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -14,6 +14,7 @@ from multidb.models.entity import Entity
 from multidb.models.page import Page
 from multidb.repositories.repository import (
     Repository,
+    Resources,
     checked_class,
     checked_id,
     known_fields,
@@ -24,9 +25,11 @@ from multidb.repositories.repository import (
     plain_type,
     validated,
 )
+from multidb.repositories.shared_gets import SharedGets
+from multidb.stores.mongo.documents import Encoded, encoded
 from multidb.stores.mongo.keyset import Keyset
 
-__all__ = ["MongoRepository"]
+__all__ = ["MongoReader"]
 
 ModelT = TypeVar("ModelT", bound=Entity)
 
@@ -36,7 +39,7 @@ _ORDERED = {UUID, str, int, bool, float, datetime, AwareDatetime}
 Filter = Mapping[str, Any]
 
 
-class MongoRepository(Repository, Generic[ModelT]):
+class MongoReader(Repository, Generic[ModelT]):
     """Documents of one collection, as `ModelT`. The model's `id` is the document's `_id`.
 
     All methods raise UnavailableError if MongoDB cannot be reached, and DataError for a value or
@@ -49,12 +52,19 @@ class MongoRepository(Repository, Generic[ModelT]):
     order_by: ClassVar[str] = "id"
 
     model: ClassVar[type[Entity]]
+    #: The fields that a document lacks where they are None.
+    _absent: ClassVar[set[str]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        models = model_arguments(cls, MongoRepository)
+        models = model_arguments(cls, MongoReader)
         if models and isinstance(models[0], type):
             cls.model = models[0]
+            cls._absent = {name for name, field in cls.model.model_fields.items() if field.default is None}
+
+    def __init__(self, resources: Resources) -> None:
+        super().__init__(resources)
+        self._gets = SharedGets(resources.mongo, self.collection, self._operation("get"), self._model_of)
 
     @classmethod
     def target(cls) -> str:
@@ -68,14 +78,13 @@ class MongoRepository(Repository, Generic[ModelT]):
             raise misdeclared(cls, f"`{cls.order_by}` is not a field of {cls.model.__name__} to order by")
 
     async def get(self, id: UUID) -> ModelT | None:
-        """Return the document with this id, or None.
+        """Return the document with this id, or None. Calls that meet share one query.
 
         Source: MongoDB; not cached.
         """
         operation = self._operation("get")
         checked_id(id, operation)
-        document = await self._resources.mongo.find_one(self.collection, {"_id": id}, operation=operation)
-        return self._model_of(document) if document is not None else None
+        return await self._gets.load(id)
 
     async def find(
         self,
@@ -115,10 +124,18 @@ class MongoRepository(Repository, Generic[ModelT]):
             following = self._resources.cursors.encode(position, query=binding)
         return Page(tuple(map(self._model_of, documents[:size])), following)
 
-    def _document_of(self, model: ModelT, operation: str) -> dict[str, Any]:
+    def _encoded(self, model: ModelT, operation: str) -> Encoded:
+        """Return a model as the document that is stored. Raises: DataError, as `encoded` does."""
         checked_class(self.model, model, operation)
-        document = model.model_dump(exclude_none=True)
-        return {"_id": document.pop("id"), **document}
+        # What a model was made to hold unchecked, the validator is told to tell.
+        return encoded(self._document(model.model_dump(warnings=False)), operation=operation)
+
+    def _document(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return values by field as the document keeps them: None is left out where reading gives it back."""
+        document = {"_id": values.pop("id")}
+        absent = self._absent
+        document |= {name: value for name, value in values.items() if value is not None or name not in absent}
+        return document
 
     def _model_of(self, document: Mapping[str, Any]) -> ModelT:
         values = {"id" if name == "_id" else name: value for name, value in document.items()}
