@@ -9,11 +9,12 @@ from typing_extensions import TypeVar
 
 from multidb.cache.codec import Codec
 from multidb.cache.policy import CachePolicy
-from multidb.errors import DataError, NotFoundError, StoreName
+from multidb.errors import NotFoundError, StoreName
 from multidb.models.entity import Entity
 from multidb.models.page import Page
-from multidb.repositories.criteria import OrderBy, fields_class, order_names, where_of
+from multidb.repositories.criteria import OrderBy, fields_class, order_names
 from multidb.repositories.declaration import check_cache, check_fields, check_table
+from multidb.repositories.paging import Asked, page_of
 from multidb.repositories.relations import Relation, include
 from multidb.repositories.repository import (
     Repository,
@@ -26,6 +27,7 @@ from multidb.repositories.repository import (
 )
 from multidb.repositories.rows import row_reader
 from multidb.repositories.shared_reads import SharedReads
+from multidb.repositories.table_criteria import where_of
 from multidb.stores.postgres.crud import Crud
 from multidb.stores.postgres.engine import Record
 from multidb.stores.postgres.filtering import Filter, Where
@@ -191,8 +193,7 @@ class PostgresReader(Repository, Generic[ModelT]):
         Source: PostgreSQL; the cost grows with `limit`, not with the depth of the page.
         """
         operation = self._operation("find")
-        if after is not None and before is not None:
-            raise DataError("give `after` or `before`, not both", operation=operation)
+        asked = Asked(after, before, operation)
         size = page_size(limit, operation)
         company = self._company(operation)
         where = self._where(filters, equal, operation)
@@ -200,19 +201,23 @@ class PostgresReader(Repository, Generic[ModelT]):
         first = self._crud(company).find(where, keyset, None, backwards=False)
         # What a cursor is good for: this query, with these values, for this company.
         query = repr((self.table.name, first.sql, first.arguments(where.values), company)).encode()
-        cursor, backwards = (before, True) if before is not None else (after, False)
-        position = None if cursor is None else self._resources.cursors.decode(cursor, query=query)
-        rows, more = await self._rows(where, keyset, size, position, company, "find", backwards=backwards)
-        items = await self._including(list(map(self._read, rows)), include, operation)
-
-        def cursor_at(row: Record, there: bool) -> str | None:
-            return self._resources.cursors.encode(keyset.position(row), query=query) if there else None
-
-        return Page(
-            tuple(items),
-            # Where it came from there is more: the row that the cursor tells.
-            next=cursor_at(rows[-1], backwards or more) if rows else None,
-            previous=cursor_at(rows[0], more if backwards else after is not None) if rows else None,
+        rows, more = await self._rows(
+            where,
+            keyset,
+            size,
+            asked.position(self._resources.cursors, query),
+            company,
+            "find",
+            backwards=asked.backwards,
+        )
+        return page_of(
+            await self._including(list(map(self._read, rows)), include, operation),
+            rows,
+            keyset.position,
+            asked=asked,
+            more=more,
+            cursors=self._resources.cursors,
+            query=query,
             total=await self._count(where, company) if total else None,
         )
 
