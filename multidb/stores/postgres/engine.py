@@ -10,6 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
 import asyncpg
+from pydantic import SecretStr
 
 from multidb.models.health import PoolUsage
 from multidb.settings import PostgresSettings, Settings
@@ -33,15 +34,27 @@ V = TypeVar("V")
 Record: TypeAlias = asyncpg.Record
 
 
-def dsn(settings: PostgresSettings) -> str:
+#: Prepared statements a connection keeps, which is asyncpg's own number.
+_KEPT = 100
+
+
+def dsn(url: SecretStr) -> str:
     """Return the URL as asyncpg reads it, without SQLAlchemy's `+asyncpg`."""
-    parts = urlsplit(settings.postgres_url.get_secret_value())
-    return urlunsplit(parts._replace(scheme="postgresql"))
+    return urlunsplit(urlsplit(url.get_secret_value())._replace(scheme="postgresql"))
 
 
 async def connect(settings: PostgresSettings) -> "asyncpg.Connection[asyncpg.Record]":
     """Return one connection outside any pool, for migrations and the like."""
-    return await asyncpg.connect(dsn(settings), timeout=settings.connect_timeout.total_seconds())
+    return await asyncpg.connect(
+        dsn(settings.migration_url or settings.postgres_url),
+        timeout=settings.connect_timeout.total_seconds(),
+        statement_cache_size=_kept(settings),
+    )
+
+
+def _kept(settings: PostgresSettings) -> int:
+    # With none kept asyncpg names no statement, and parses it anew with each use: SQLAlchemy's too.
+    return _KEPT if settings.postgres_prepared_statements else 0
 
 
 class PostgresStore(Store[Pool]):
@@ -187,12 +200,13 @@ class PostgresStore(Store[Pool]):
         self._turns = Turns(settings.postgres_pool_size)
         with translating("open"):
             pool: Pool = await asyncpg.create_pool(
-                dsn(settings),
+                dsn(settings.postgres_url),
                 # None at first: a store that is away must not stop the application from starting.
                 min_size=0,
                 max_size=settings.postgres_pool_size,
                 timeout=settings.connect_timeout.total_seconds(),
                 command_timeout=settings.postgres_timeout.total_seconds(),
+                statement_cache_size=_kept(settings),
                 init=_use_json,
                 reset=_leave_as_it_is,
                 server_settings={"application_name": "multidb"},
