@@ -106,6 +106,9 @@ def _seconds(value: object) -> object:
 
 Seconds = Annotated[timedelta, BeforeValidator(_seconds), AfterValidator(_positive)]
 PoolSize = Annotated[int, Field(ge=1, le=10_000)]
+PostgresUrl = Annotated[
+    SecretStr, AfterValidator(_url(("postgresql", "postgres", "postgresql+asyncpg"), database=True))
+]
 
 
 class _Variables(BaseSettings):
@@ -161,15 +164,19 @@ class PostgresSettings(_Variables):
         super().__init__(**values)
 
     #: `postgresql://user:password@host:5432/database`
-    postgres_url: Annotated[
-        SecretStr, AfterValidator(_url(("postgresql", "postgres", "postgresql+asyncpg"), database=True))
-    ]
+    postgres_url: PostgresUrl
+    #: Whether a connection prepares each statement once and keeps it. False behind a pooler that gives
+    #: the statements of one session to several connections and does not keep track of them.
+    postgres_prepared_statements: bool = True
     #: The most connections the client opens.
     postgres_pool_size: PoolSize = 10
     #: How long a caller may wait for a free connection, and then for the answer of each statement.
     postgres_timeout: Seconds = timedelta(seconds=30)
     #: How long any server may take to accept a connection.
     connect_timeout: Seconds = timedelta(seconds=5)
+    #: Where migrations connect, and what else changes the schema, if not at `postgres_url`: behind a
+    #: pooler, the server itself.
+    migration_url: PostgresUrl | None = None
     #: Folders with Alembic revisions of the application's own, which are run beside multidb's.
     migration_paths: Annotated[tuple[DirectoryPath, ...], NoDecode, BeforeValidator(_paths)] = ()
     #: How long a migration waits for another one to end, and each of its steps for others' locks.

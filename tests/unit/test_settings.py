@@ -177,6 +177,8 @@ WRONG: list[tuple[str, object, str]] = [
     ("postgres_url", f"postgresql://ada:{PASSWORD}@:5432/shop", "must name a host"),
     ("postgres_url", f"postgresql://ada:{PASSWORD}@db:port/shop", "port"),
     ("postgres_url", f"postgresql://ada:{PASSWORD}@db:99999/shop", "port"),
+    ("migration_url", f"mysql://ada:{PASSWORD}@db/shop", "must begin with one of postgresql://"),
+    ("postgres_prepared_statements", PASSWORD, "valid boolean"),
     ("mongo_url", f"mongodb://ada:{PASSWORD}@db:port/shop", "port"),
     ("redis_url", f"redis://:{PASSWORD}@db:99999/0", "port"),
     ("redis_url", f"redis://:{PASSWORD}@db:port/0", "port"),
