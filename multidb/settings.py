@@ -212,8 +212,14 @@ class Settings(PostgresSettings, MongoSettings):
 
     #: `redis://:password@host:6379/0`
     redis_url: Annotated[SecretStr, AfterValidator(_url(("redis", "rediss"), database=False))]
+    #: The most connections to a server: four for calls, which share them, the others for calls that block.
     redis_pool_size: PoolSize = 50
+    #: How long a call may take, the way to a free connection included.
     redis_timeout: Seconds = timedelta(seconds=5)
+    #: How many round trips in a row must fail before calls fail at once, without one.
+    redis_breaker_limit: Annotated[int, Field(ge=1, le=1000)] = 3
+    #: How long they do until one may try again.
+    redis_breaker_pause: Seconds = timedelta(seconds=1)
     #: Whether calls on rows of companies are refused outside `db.tenant(...)` and `db.unscoped()`.
     tenant_required: bool = False
     #: Stands in front of every Redis key, as in `shop:session:user:{…}`.

@@ -19,6 +19,8 @@ class Answer(NamedTuple):
 
     version: str
     role: Role
+    #: What is not as it should be although it answers.
+    detail: str | None = None
 
 
 class UnderWay:
