@@ -115,9 +115,9 @@ def _age(value: object) -> object:
         return value
     if value == _FOREVER:
         return None
-    if not (match := re.fullmatch(r"(\d{1,10})([smhd])", value, re.ASCII)):
+    if not (match := re.fullmatch(r"(\d{1,9})([smhd])", value, re.ASCII)):
         raise ValueError("must be a number and a unit, such as 30d, 12h, 15m or 45s, or `forever`")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    return int(match[1]) * timedelta(**{_UNITS[match[2]]: 1})
 
 
 def _countable(value: timedelta | None) -> timedelta | None:
