@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
@@ -27,6 +27,7 @@ from multidb.errors import ConfigurationError, StoreName
 __all__ = [
     "ENV_FILES",
     "STORES",
+    "Age",
     "MongoDriver",
     "MongoSettings",
     "PostgresSettings",
@@ -104,6 +105,42 @@ def _seconds(value: object) -> object:
     return value
 
 
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_FOREVER = "forever"
+
+
+def _age(value: object) -> object:
+    """Read `30d`, `12h`, `15m`, `45s` or `forever`; anything but a string passes as it is."""
+    if not isinstance(value, str):
+        return value
+    if value == _FOREVER:
+        return None
+    if not (match := re.fullmatch(r"(\d{1,9})([smhd])", value, re.ASCII)):
+        raise ValueError("must be a number and a unit, such as 30d, 12h, 15m or 45s, or `forever`")
+    return int(match[1]) * timedelta(**{_UNITS[match[2]]: 1})
+
+
+def _countable(value: timedelta | None) -> timedelta | None:
+    # As MongoDB counts it: in whole seconds, of which it takes no more.
+    if value is not None and (value % timedelta(seconds=1) or not 1 <= value.total_seconds() < 2**31 - 1):
+        raise ValueError("must be whole seconds, at least one and less than 68 years")
+    return value
+
+
+def _by_name(value: object) -> object:
+    """Split `system_logs=30d, realtime_events=1d` into names and values; anything but a string passes."""
+    if not isinstance(value, str):
+        return value
+    pairs = [word.partition("=") for word in value.replace(",", " ").split()]
+    if not all(name and equals for name, equals, _ in pairs):
+        raise ValueError("must be pairs such as system_logs=30d, separated by commas")
+    if len({name for name, *_ in pairs}) < len(pairs):
+        raise ValueError("must name each collection once")
+    return {name: age for name, _, age in pairs}
+
+
+#: How long something is kept; None for ever.
+Age = Annotated[timedelta | None, BeforeValidator(_age), AfterValidator(_countable)]
 Seconds = Annotated[timedelta, BeforeValidator(_seconds), AfterValidator(_positive)]
 PoolSize = Annotated[int, Field(ge=1, le=10_000)]
 PostgresUrl = Annotated[
@@ -194,6 +231,13 @@ class MongoSettings(_Variables):
     mongo_pool_size: PoolSize = 50
     mongo_timeout: Seconds = timedelta(seconds=30)
     connect_timeout: Seconds = timedelta(seconds=5)
+    #: Folders with schema files of the application's own collections, applied beside multidb's.
+    schema_paths: Annotated[tuple[DirectoryPath, ...], NoDecode, BeforeValidator(_paths)] = ()
+    #: How long one `schemas apply` waits for another one to end.
+    schema_timeout: Seconds = timedelta(seconds=60)
+    #: How long documents are kept, by collection, where it is not as the schema's file says:
+    #: `system_logs=30d, realtime_events=12h, usage_analytics=forever`. Made so by `schemas apply`.
+    retention: Annotated[Mapping[str, Age], NoDecode, BeforeValidator(_by_name)] = {}
 
 
 class Settings(PostgresSettings, MongoSettings):
