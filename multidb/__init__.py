@@ -94,6 +94,7 @@ from multidb.models import (
     VersionedFields,
     uuid7,
 )
+from multidb.repositories.append_only import AppendOnlyRepository
 from multidb.repositories.mongo import MongoRepository
 from multidb.repositories.postgres import PostgresRepository
 from multidb.repositories.relations import BelongsTo, HasMany, HasOne, Relation, Through
@@ -106,6 +107,7 @@ __all__ = [
     "UNCHANGED",
     "AlreadyExistsError",
     "ApiRequestLog",
+    "AppendOnlyRepository",
     "AuditAction",
     "AuditLog",
     "BelongsTo",

@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
@@ -14,7 +14,6 @@ from pydantic import SecretStr
 
 from multidb.models.health import PoolUsage
 from multidb.settings import PostgresSettings, Settings
-from multidb.stores.batching import Batcher
 from multidb.stores.postgres.ambient import Connection, Transaction
 from multidb.stores.postgres.errors import translating
 from multidb.stores.postgres.lending import Borrowed, Lent, Pool, Turns
@@ -26,9 +25,6 @@ __all__ = ["PostgresStore", "Record", "connect"]
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
 
 #: A row, by column.
 Record: TypeAlias = asyncpg.Record
@@ -66,7 +62,6 @@ class PostgresStore(Store[Pool]):
         super().__init__(settings)
         self.transactions = Transactions(self._pooled, lambda: self.under_way)
         self._engine: AsyncEngine | None = None
-        self._batchers: list[Batcher[Any, Any]] = []
         self._turns: Turns
 
     async def fetch(
@@ -95,23 +90,6 @@ class PostgresStore(Store[Pool]):
             # which this one had for its tenant's sake alone.
             async with self._connection(operation, tenant) as connection:
                 return await connection.fetch(statement.sql, *arguments)
-
-    def batcher(
-        self,
-        one: Callable[[K, Any], Awaitable[V | None]],
-        many: Callable[[Sequence[K], Any], Awaitable[Mapping[K, V | Exception]]],
-        *,
-        own: Callable[[V], V] | None = None,
-    ) -> Batcher[K, V]:
-        """Return a batcher whose round trips have ended when `close` returns."""
-        batcher = Batcher(one, many, own=own, check=lambda: self.opened)
-        self._batchers.append(batcher)
-        return batcher
-
-    def forget(self) -> None:
-        super().forget()
-        for batcher in self._batchers:
-            batcher.forget()
 
     async def copy(
         self,
@@ -222,8 +200,6 @@ class PostgresStore(Store[Pool]):
                 await client.close()
         except TimeoutError:
             client.terminate()
-        for batcher in self._batchers:
-            await batcher.close()
 
 
 async def _use_json(connection: Any) -> None:
