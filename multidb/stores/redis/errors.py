@@ -3,6 +3,8 @@
 redis-py's `ConnectionError` and `TimeoutError` are not Python's: both kinds are translated.
 """
 
+from typing import Any
+
 from redis import exceptions as driver
 
 from multidb.errors import (
@@ -19,7 +21,7 @@ from multidb.errors import (
 )
 from multidb.stores.translation import Kind, Translating
 
-__all__ = ["translate", "translating"]
+__all__ = ["told", "translate", "translating"]
 
 
 _UNREACHED = Kind(UnavailableError, "Redis could not be reached, or the connection broke")
@@ -92,6 +94,13 @@ class translating(Translating):  # noqa: N801  reads as what it does: `with tran
 
     def _translate(self, error: BaseException) -> MultiDBError | None:
         return translate(error, self._operation)
+
+
+def told(reply: Any, operation: str) -> Any:
+    """Return a reply, or raise the error that stands in its place: to each caller one of its own."""
+    if isinstance(reply, Exception):
+        raise translate(reply, operation) or reply from reply
+    return reply
 
 
 def translate(error: BaseException, operation: str) -> MultiDBError | None:
