@@ -95,6 +95,7 @@ class MultiDB:
             redis=self._connections.redis,
             cache=self._cache,
             cursors=CursorCodec(self.settings.derive_key("cursor")),
+            before_closing=self._connections.before_closing,
             repositories=self._repositories,
         )
         for each in (*BUILT_IN, *repositories):

@@ -286,6 +286,15 @@ class Settings(PostgresSettings, MongoSettings):
     cache_lease: Seconds = timedelta(seconds=10)
     #: How long a session lives after it was created.
     session_lifetime: Seconds = timedelta(days=14)
+    #: How long a session lives unused.
+    session_idle_timeout: Seconds = timedelta(days=7)
+    #: How often a session in use is noted as used: once in this time, or in half the idle timeout
+    #: where that is less. A session left alone may end by so much earlier.
+    session_touch_interval: Seconds = timedelta(seconds=60)
+    #: How many sessions a user may have; one more ends the one that would end first.
+    session_limit: Annotated[int, Field(ge=1, le=1000)] = 50
+    #: How long a token may be used after it was rotated, by those who do not know of it yet.
+    session_grace: Seconds = timedelta(seconds=10)
 
     def derive_key(self, purpose: str) -> bytes:
         """Return the 32-byte key for `purpose`: the same in every process with these settings."""

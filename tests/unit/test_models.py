@@ -128,7 +128,13 @@ SAMPLES: dict[type[Model], dict[str, Any]] = {
     NewKanbanCard: CARD,
     KanbanCardChanges: {"column_id": uuid4(), "rank": "0V"},
     AuditLog: {"id": uuid4(), "ts": NOW, "action": "insert", "entity": "users", "entity_id": uuid4()},
-    Session: {"id": uuid4(), "user_id": uuid4(), "created_at": NOW, "expires_at": NOW},
+    Session: {
+        "id": uuid4(),
+        "user_id": uuid4(),
+        "created_at": NOW,
+        "last_seen_at": NOW,
+        "expires_at": NOW,
+    },
     SystemLog: {"level": "info", "service": "shop", "message": "it began"},
     UserActivityLog: {"user_id": uuid4(), "action": "document.opened", "ip": "::1"},
     ApiRequestLog: {
