@@ -15,6 +15,7 @@ async def keys(db: MultiDB) -> list[str]:
     return sorted([key.decode() async for key in db.redis.client.scan_iter(f"{db.settings.key_prefix}*")])
 
 
+@pytest.mark.redis
 async def test_a_token_opens_its_session(db: MultiDB):
     user = uuid7()
     token, session = await db.sessions.create(user, device="phone")
@@ -32,6 +33,7 @@ async def test_neither_token_nor_its_secret_is_stored(db: MultiDB):
     assert repr(secret)[2:-1] not in held
 
 
+@pytest.mark.redis
 async def test_keys_of_one_user_lie_under_one_hash_tag(db: MultiDB):
     user = uuid7()
     await db.sessions.create(user)
@@ -41,6 +43,7 @@ async def test_keys_of_one_user_lie_under_one_hash_tag(db: MultiDB):
     assert all(name.startswith(f"{db.settings.key_prefix}session:user:{{{user}}}") for name in names)
 
 
+@pytest.mark.redis
 async def test_revoke_ends_one_session_only(db: MultiDB):
     user = uuid7()
     first, _ = await db.sessions.create(user)
@@ -53,6 +56,7 @@ async def test_revoke_ends_one_session_only(db: MultiDB):
     assert await keys(db) == []
 
 
+@pytest.mark.redis
 async def test_sessions_and_their_index_expire(db: MultiDB):
     await db.sessions.create(uuid7())
     lifetime = db.settings.session_lifetime.total_seconds() * 1000
@@ -60,6 +64,7 @@ async def test_sessions_and_their_index_expire(db: MultiDB):
         assert lifetime - 60_000 < await db.redis.client.pttl(key) <= lifetime
 
 
+@pytest.mark.redis
 async def test_the_index_loses_expired_sessions(multidb_settings: Settings):
     short = multidb_settings.model_copy(update={"session_lifetime": timedelta(milliseconds=1)})
     user = uuid7()
@@ -118,6 +123,7 @@ async def test_what_is_no_session_is_a_data_error(db: MultiDB):
         await db.sessions.get(token)
 
 
+@pytest.mark.redis
 async def test_scripts_survive_a_script_flush(db: MultiDB):
     await db.sessions.create(uuid7())
     await db.redis.client.script_flush()
