@@ -152,11 +152,26 @@ class Cluster:
         for node in self.nodes:
             node.until(partial(self._settled, node))
 
-    def primaries(self) -> list[RedisProcess]:
-        """Those that have slots, as the first that runs sees it."""
-        alive = next(node for node in self.nodes if node.process.alive())
-        ports = {first[1] for _, _, first, *_ in alive.run("CLUSTER", "SLOTS")}
-        return [node for node in self.nodes if node.port in ports]
+    def master(self) -> RedisProcess:
+        """One that takes writes."""
+        return self.nodes[0]
+
+    def move(self, slot: int, to: RedisProcess, *, whole: bool = True) -> None:
+        """Move a slot to another node; if not the whole, its keys are there and it is on its way."""
+        owner = next(node for node in self.nodes[:3] if self._has(node, slot))
+        ids = {node: node.run("CLUSTER", "MYID") for node in (owner, to)}
+        to.run("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[owner])
+        owner.run("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[to])
+        while keys := owner.run("CLUSTER", "GETKEYSINSLOT", slot, 100):
+            owner.run("MIGRATE", "127.0.0.1", to.port, "", 0, 1000, "AUTH", PASSWORD, "KEYS", *keys)
+        if whole:
+            for node in (to, owner):
+                node.run("CLUSTER", "SETSLOT", slot, "NODE", ids[to])
+
+    @staticmethod
+    def _has(node: RedisProcess, slot: int) -> bool:
+        ranges = node.run("CLUSTER", "SLOTS")
+        return any(first <= slot <= last and master[1] == node.port for first, last, master, *_ in ranges)
 
     @staticmethod
     def _settled(node: RedisProcess) -> bool:
