@@ -157,6 +157,7 @@ class ConnectionManager:
                 version=answer.version,
                 role=answer.role,
                 pool=store.pool_usage(),
+                detail=answer.detail,
             )
         return StoreHealth(ok=False, required=required, pool=store.pool_usage(), detail=detail)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
@@ -12,28 +11,17 @@ from multidb.settings import Settings
 from multidb.stores.redis.client import RedisStore
 from multidb.stores.redis.listener import Message, Messages
 
+from .proxy import behind_proxy
+from .redis import key, kill, node_of, opened, until_in_use
+
 OP = "tests.wait"
 LONG = timedelta(seconds=60)
-
-
-@asynccontextmanager
-async def opened(settings: Settings, **changes: object) -> AsyncIterator[RedisStore]:
-    store = RedisStore(settings.model_copy(update=changes))
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 @pytest.fixture
 async def redis(multidb_settings: Settings) -> AsyncIterator[RedisStore]:
     async with opened(multidb_settings) as store:
         yield store
-
-
-def key(store: RedisStore, name: object) -> str:
-    return store.pattern("test:{name}").key({"name": str(name)})
 
 
 async def pop(store: RedisStore, name: object, ready: asyncio.Event | None = None) -> object:
@@ -43,19 +31,13 @@ async def pop(store: RedisStore, name: object, ready: asyncio.Event | None = Non
         return await connection.execute("BLPOP", key(store, name), 60, wait=LONG)
 
 
-async def in_use(store: RedisStore, count: int) -> None:
-    async with asyncio.timeout(10):
-        while (usage := store.pool_usage()) is None or usage.in_use != count:
-            await asyncio.sleep(0)
-
-
 async def test_what_blocks_holds_up_nobody(redis: RedisStore):
     waiting = [asyncio.create_task(pop(redis, n)) for n in range(20)]
-    await in_use(redis, 20)
+    await until_in_use(redis, 20)
     for n in range(20):
         assert await redis.execute("RPUSH", key(redis, n), n, operation=OP) == 1
     assert await asyncio.gather(*waiting) == [[key(redis, n).encode(), str(n).encode()] for n in range(20)]
-    await in_use(redis, 0)
+    await until_in_use(redis, 0)
 
 
 async def test_a_transaction_has_its_connection_to_itself(redis: RedisStore):
@@ -75,7 +57,7 @@ async def test_a_transaction_has_its_connection_to_itself(redis: RedisStore):
 async def test_who_waits_too_long_for_a_connection_is_told(multidb_settings: Settings):
     async with opened(multidb_settings, redis_pool_size=2, redis_timeout=timedelta(seconds=0.1)) as redis:
         waiting = asyncio.create_task(pop(redis, 1))
-        await in_use(redis, 1)
+        await until_in_use(redis, 1)
         with pytest.raises(StoreTimeoutError):
             await pop(redis, 2)
         # Commands do not wait for those who block.
@@ -94,7 +76,7 @@ async def test_a_cancelled_wait_gives_its_connection_back(multidb_settings: Sett
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
-        await in_use(redis, 0)
+        await until_in_use(redis, 0)
         await redis.execute("RPUSH", key(redis, 1), "a", operation=OP)
         assert await pop(redis, 1) == [key(redis, 1).encode(), b"a"]
 
@@ -109,15 +91,14 @@ async def test_a_lost_connection_is_not_quietly_another(redis: RedisStore):
 
 
 async def test_closing_waits_for_calls_and_ends_what_blocks(multidb_settings: Settings):
-    store = RedisStore(multidb_settings)
-    await store.open()
-    calls = [asyncio.create_task(store.execute("INCR", key(store, 1), operation=OP)) for _ in range(50)]
     ready = asyncio.Event()
-    waiting = asyncio.create_task(pop(store, 2, ready))
-    await ready.wait()
     async with asyncio.timeout(5):
-        await store.close()
-        assert sorted(await asyncio.gather(*calls)) == list(range(1, 51))
+        async with opened(multidb_settings) as redis:
+            calls = [redis.execute("INCR", key(redis, 1), operation=OP) for _ in range(50)]
+            counted = asyncio.gather(*calls)
+            waiting = asyncio.create_task(pop(redis, 2, ready))
+            await ready.wait()
+        assert sorted(await counted) == list(range(1, 51))
         with pytest.raises(UnavailableError):
             await waiting
 
@@ -144,7 +125,7 @@ async def test_everybody_hears_what_it_listens_to(redis: RedisStore):
             await publish(redis, channel, "1")
         assert await heard(first, 2) == [Message(a, b"1"), Message(b, b"1")]
         assert await heard(second, 2) == [Message(b, b"1"), Message(c, b"1")]
-        assert redis.opened.node(a).listener.connections.in_use == 1
+        assert node_of(redis).listener.connections.in_use == 1
 
 
 async def test_what_nobody_listens_to_is_not_sent(redis: RedisStore):
@@ -165,9 +146,8 @@ async def test_what_nobody_listens_to_is_not_sent(redis: RedisStore):
 async def test_a_lost_connection_is_told_and_made_anew(redis: RedisStore):
     a, b = key(redis, "a"), key(redis, "b")
     async with redis.listen(a, operation=OP) as messages:
-        [connection] = redis.opened.node(a).listener.connections._lent
-        host, port = connection._writer.get_extra_info("sockname")
-        await redis.client.client_kill_filter(addr=f"{host}:{port}")
+        [connection] = node_of(redis).listener.connections._lent
+        await kill(redis, connection)
         assert await heard(messages, 1) == [None]
         # Whoever comes meanwhile waits until it is there again.
         async with redis.listen(b, operation=OP) as others:
@@ -206,6 +186,21 @@ async def test_who_reads_too_little_is_told(redis: RedisStore, monkeypatch: pyte
             await publish(redis, channel, str(n))
             await heard(others, 1)
         assert await heard(messages, 2) == [None, Message(channel, b"11")]
+
+
+async def test_a_block_begins_once_the_server_has_said_that_it_will_tell(multidb_settings: Settings):
+    async with (
+        behind_proxy(multidb_settings) as (proxy, settings),
+        opened(settings, redis_timeout=timedelta(seconds=0.1)) as redis,
+        redis.listen("a", operation=OP),
+    ):
+        proxy.flowing.clear()
+        with pytest.raises(StoreTimeoutError):
+            async with redis.listen("b", operation=OP):
+                pass
+        proxy.flowing.set()
+        async with redis.listen("b", operation=OP):
+            pass
 
 
 async def test_without_a_server_listening_fails_at_once(multidb_settings: Settings, unused_tcp_port: int):

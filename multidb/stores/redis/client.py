@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from redis.asyncio import Redis
 
+from multidb.errors import UnavailableError
 from multidb.models.health import PoolUsage, Role
 from multidb.stores.redis.commands import Argument, Command, Key, scripted
 from multidb.stores.redis.dedicated import Dedicated
@@ -109,9 +110,16 @@ class RedisStore(Store[Server]):
             return await self.opened.send(call)
 
     async def ask(self, *, operation: str) -> Answer:
-        reply = dict(await self.execute("HELLO", "3", operation=operation))
-        role: Role = "primary" if reply[b"role"] == b"master" else "replica"
-        return Answer(reply[b"version"].decode(), role)
+        # HELLO's one argument, the protocol, stands where other commands have their key.
+        [reply] = await self.opened.ask((Command("HELLO", "3"),))
+        try:
+            hello: dict[bytes, Any] = told(reply, operation)
+        except UnavailableError as error:
+            if self.opened.refuses:
+                error.args = (f"{error.args[0]}; until it answers, calls fail at once",)
+            raise
+        role: Role = "primary" if hello[b"role"] == b"master" else "replica"
+        return Answer(hello[b"version"].decode(), role)
 
     def pool_usage(self) -> PoolUsage | None:
         if self._client is None:

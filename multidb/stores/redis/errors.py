@@ -21,7 +21,11 @@ from multidb.errors import (
 )
 from multidb.stores.translation import Kind, Translating
 
-__all__ = ["told", "translate", "translating"]
+__all__ = ["Refused", "told", "translate", "translating"]
+
+
+class Refused(driver.ConnectionError):
+    """Nothing was sent, for the server has not answered lately."""
 
 
 _UNREACHED = Kind(UnavailableError, "Redis could not be reached, or the connection broke")
@@ -40,6 +44,9 @@ _REFUSED = Kind(StoreError, "Redis refused the command or failed at it")
 _BY_CLASS: dict[type, Kind] = {
     driver.RedisError: _REFUSED,
     driver.ConnectionError: _UNREACHED,
+    Refused: Kind(
+        UnavailableError, "Redis has not answered lately; nothing was sent, and another call will try"
+    ),
     driver.MaxConnectionsError: Kind(UnavailableError, "every connection of the Redis pool is in use"),
     driver.BusyLoadingError: Kind(UnavailableError, "Redis is still loading its data"),
     driver.AuthenticationError: _REFUSED_LOGIN,

@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import AuthenticationError, AuthorizationError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as Broken
-from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from multidb.stores.batching import Batcher
+from multidb.stores.redis.breaker import Breaker
 from multidb.stores.redis.commands import Command, pack
 from multidb.stores.redis.connections import Connections
 from multidb.stores.redis.dedicated import DedicatedConnections
+from multidb.stores.redis.errors import Refused
 from multidb.stores.redis.listener import Listener
 
 __all__ = ["Call", "Node"]
@@ -37,8 +39,11 @@ class Node:
     at most, the way to a connection included.
     """
 
-    def __init__(self, make: Callable[[], AbstractConnection], *, limit: int, timeout: float) -> None:
+    def __init__(
+        self, make: Callable[[], AbstractConnection], *, limit: int, timeout: float, breaker: Breaker
+    ) -> None:
         lanes = max(1, min(_LANES, limit - 1))
+        self.breaker = breaker
         self._timeout = timeout
         self._connections = Connections(make)
         self._batcher: Batcher[Call, list[Any]] = Batcher(self._alone, self._together, lanes=lanes)
@@ -48,7 +53,13 @@ class Node:
 
     async def send(self, call: Call) -> list[Any]:
         """Return a reply a command; an exception where there is none. Never raises one of the driver's."""
+        if self.breaker.refuses:
+            return [Refused()] * len(call)
         return await self._batcher.get(call) or []
+
+    async def ask(self, call: Call) -> list[Any]:
+        """Send a call by itself, also while others are refused: what it finds out counts."""
+        return await self._trip(call, asking=True)
 
     @property
     def connections(self) -> Sequence[Connections]:
@@ -69,7 +80,9 @@ class Node:
         replies = iter(await self._trip([command for call in calls for command in call]))
         return {call: [next(replies) for _ in call] for call in calls}
 
-    async def _trip(self, commands: Sequence[Command]) -> list[Any]:
+    async def _trip(self, commands: Sequence[Command], *, asking: bool = False) -> list[Any]:
+        if not (self.breaker.admit() or asking):
+            return [Refused()] * len(commands)
         deadline = asyncio.get_running_loop().time() + self._timeout
         replies = await self._exchange([command.packed for command in commands], deadline)
         again = [
@@ -77,7 +90,7 @@ class Node:
             for index, reply in enumerate(replies)
             if isinstance(reply, Exception) and _may_go_again(commands[index], reply)
         ]
-        if again:
+        if again and not self.breaker.is_open:
             loads = _loads(commands[index] for index in again if type(replies[index]) is NoScriptError)
             repeated = await self._exchange([*loads, *(commands[index].packed for index in again)], deadline)
             for index, reply in zip(again, repeated[len(loads) :], strict=True):
@@ -87,6 +100,7 @@ class Node:
     async def _exchange(self, packed: Sequence[bytes], deadline: float) -> list[Any]:
         """Send commands and return a reply for each: what was answered, else why there is no answer."""
         replies: list[Any] = []
+        began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout_at(deadline):
                 connection = await self._connections.take()
@@ -102,7 +116,16 @@ class Node:
                     raise
                 self._connections.give_back(connection)
         except (RedisError, OSError) as error:
+            if replies or isinstance(error, AuthenticationError | AuthorizationError):
+                self.breaker.answered()
+            else:
+                self.breaker.failed(began)
             replies += [error] * (len(packed) - len(replies))
+        except BaseException:
+            self.breaker.given_up(began)
+            raise
+        else:
+            self.breaker.answered()
         return replies
 
 

@@ -11,6 +11,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from multidb.errors import ConfigurationError
 from multidb.models.health import PoolUsage
 from multidb.settings import Settings
+from multidb.stores.redis.breaker import Breaker
 from multidb.stores.redis.commands import Key
 from multidb.stores.redis.node import Call, Node
 
@@ -44,11 +45,23 @@ class Server:
         self.client = Redis(connection_pool=pool)
         self._pool = pool
         self._limit = settings.redis_pool_size
-        self._node = Node(self._make, limit=settings.redis_pool_size, timeout=timeout)
+        breaker = Breaker(
+            limit=settings.redis_breaker_limit, pause=settings.redis_breaker_pause.total_seconds()
+        )
+        self._node = Node(self._make, limit=settings.redis_pool_size, timeout=timeout, breaker=breaker)
 
     async def send(self, call: Call) -> list[Any]:
         """Return a reply for each command of the call, or the error in its place."""
         return await self._node.send(call)
+
+    async def ask(self, call: Call) -> list[Any]:
+        """Do what `send` does, also where calls are refused because the server did not answer."""
+        return await self._node.ask(call)
+
+    @property
+    def refuses(self) -> bool:
+        """Whether calls fail at once, for the server has not answered lately."""
+        return self._node.breaker.is_open
 
     def node(self, key: Key) -> Node:
         """Return the node that has this key."""
