@@ -13,7 +13,7 @@ from multidb.models.page import Page
 from multidb.repositories.collection_criteria import keyset_of, matching
 from multidb.repositories.criteria import OrderBy, fields_class
 from multidb.repositories.declaration import check_documents, check_fields
-from multidb.repositories.paging import Asked, page_of
+from multidb.repositories.paging import Asked, Place, page_of
 from multidb.repositories.repository import (
     Repository,
     Resources,
@@ -164,20 +164,15 @@ class MongoReader(Repository, Generic[ModelT]):
         keyset = self._keyset(order_by, operation)
         # What a cursor is good for: this query, with these values, for this company.
         bound = repr((self.collection, query, keyset.sort())).encode()
-        documents, more = await self._found(
-            query,
-            keyset,
-            size,
-            asked.position(self._resources.cursors, bound),
-            operation,
-            backwards=asked.backwards,
-        )
+        place = asked.place(self._resources.cursors, bound)
+        documents, more = await self._found(query, keyset, size, place, operation, backwards=asked.backwards)
         positions = list(map(keyset.position, documents))
         return page_of(
             list(map(self._read, documents)),
             positions,
             lambda position: position,
             asked=asked,
+            place=place,
             more=more,
             cursors=self._resources.cursors,
             query=bound,
@@ -201,11 +196,11 @@ class MongoReader(Repository, Generic[ModelT]):
         return self._stream(query, self._keyset(order_by, operation), operation)
 
     async def _stream(self, query: Query, keyset: Keyset, operation: str) -> AsyncIterator[ModelT]:
-        position: list[str] | None = None
+        place: Place | None = None
         while True:
-            documents, more = await self._found(query, keyset, _STREAMED, position, operation)
+            documents, more = await self._found(query, keyset, _STREAMED, place, operation)
             if documents:
-                position = keyset.position(documents[-1])
+                place = Place(keyset.position(documents[-1]))
             for document in documents:
                 yield self._read(document)
             if not more:
@@ -253,14 +248,15 @@ class MongoReader(Repository, Generic[ModelT]):
         query: Query,
         keyset: Keyset,
         size: int,
-        position: Sequence[str] | None,
+        place: Place | None,
         operation: str,
         *,
         backwards: bool = False,
     ) -> tuple[list[Document], bool]:
-        """Return up to `size` documents beyond a position, in order, and whether there are more."""
-        if position is not None:
-            query = conjunction([query, keyset.beyond(position, backwards=backwards)])
+        """Return up to `size` documents from a place on, in order, and whether there are more."""
+        if place is not None:
+            beyond = keyset.beyond(place.position, backwards=backwards, inclusive=place.inclusive)
+            query = conjunction([query, beyond])
         documents = await self._documents(query, keyset.sort(backwards=backwards), size + 1, operation)
         more = len(documents) > size
         documents = documents[:size]

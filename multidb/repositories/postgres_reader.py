@@ -14,7 +14,7 @@ from multidb.models.entity import Entity
 from multidb.models.page import Page
 from multidb.repositories.criteria import OrderBy, fields_class, order_names
 from multidb.repositories.declaration import check_cache, check_fields, check_table
-from multidb.repositories.paging import Asked, page_of
+from multidb.repositories.paging import Asked, Place, page_of
 from multidb.repositories.relations import Relation, include
 from multidb.repositories.repository import (
     Repository,
@@ -201,20 +201,14 @@ class PostgresReader(Repository, Generic[ModelT]):
         first = self._crud(company).find(where, keyset, None, backwards=False)
         # What a cursor is good for: this query, with these values, for this company.
         query = repr((self.table.name, first.sql, first.arguments(where.values), company)).encode()
-        rows, more = await self._rows(
-            where,
-            keyset,
-            size,
-            asked.position(self._resources.cursors, query),
-            company,
-            "find",
-            backwards=asked.backwards,
-        )
+        place = asked.place(self._resources.cursors, query)
+        rows, more = await self._rows(where, keyset, size, place, company, "find", backwards=asked.backwards)
         return page_of(
             await self._including(list(map(self._read, rows)), include, operation),
             rows,
             keyset.position,
             asked=asked,
+            place=place,
             more=more,
             cursors=self._resources.cursors,
             query=query,
@@ -240,14 +234,14 @@ class PostgresReader(Repository, Generic[ModelT]):
         return self._stream(where, self._keyset(order_by, operation), company)
 
     async def _stream(self, where: Where, keyset: Keyset, company: UUID | None) -> AsyncIterator[ModelT]:
-        after: list[Any] | None = None
+        place: Place | None = None
         while True:
-            rows, more = await self._rows(where, keyset, _STREAMED, after, company, "stream")
+            rows, more = await self._rows(where, keyset, _STREAMED, place, company, "stream")
             for row in rows:
                 yield self._read(row)
             if not more:
                 return
-            after = keyset.position(rows[-1])
+            place = Place(keyset.position(rows[-1]))
 
     async def find_one(self, *filters: Filter, include: Sequence[str] = (), **equal: Any) -> ModelT | None:
         """Return the one row that matches, or None; of several, the first by id."""
@@ -316,20 +310,22 @@ class PostgresReader(Repository, Generic[ModelT]):
         where: Where,
         keyset: Keyset,
         size: int,
-        position: Sequence[Any] | None,
+        place: Place | None,
         company: UUID | None,
         name: str,
         *,
         backwards: bool = False,
     ) -> tuple[list[Record], bool]:
-        """Return up to `size` rows beyond a position, in order, and whether there are more."""
+        """Return up to `size` rows from a place on, in order, and whether there are more."""
         values: dict[str, Any] = {**where.values, "_limit": size + 1}
         nulls: list[bool] | None = None
-        if position is not None:
-            here = keyset.read(position)
+        inclusive = False
+        if place is not None:
+            here = keyset.read(place.position)
             nulls = [value is None for value in here.values()]
             values |= here
-        statement = self._crud(company).find(where, keyset, nulls, backwards=backwards)
+            inclusive = place.inclusive
+        statement = self._crud(company).find(where, keyset, nulls, backwards=backwards, inclusive=inclusive)
         rows = await self._run(name, statement, values, company)
         more = len(rows) > size
         rows = rows[:size]

@@ -254,6 +254,17 @@ async def test_delete_hides_the_row_from_every_reader(db: MultiDB, subject: RowS
         await repository.update(stored.id, **subject.change(1))
 
 
+async def test_a_page_that_turned_out_empty_leads_back(db: MultiDB, subject: RowSubject):
+    repository = subject.repository(db)
+    stored = sorted(await subject.store_many(db, 3), key=lambda each: each.id)
+    first = await repository.find(order_by="id", limit=2)
+    await repository.delete(stored[2].id)
+    empty = await repository.find(order_by="id", limit=2, after=first.next)
+    assert (empty.items, empty.next) == ((), None)
+    back = await repository.find(order_by="id", limit=2, before=empty.previous)
+    assert (back.items, back.next, back.previous) == (first.items, None, None)
+
+
 async def test_delete_is_idempotent(db: MultiDB, subject: RowSubject):
     repository = subject.repository(db)
     stored = await subject.store(db, 1)

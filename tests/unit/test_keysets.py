@@ -254,8 +254,13 @@ def test_the_condition_holds_for_exactly_the_rows_that_follow(
         for index, row in enumerate(expected):
             position = keyset.read(through_json(keyset.position(cast(Record, row))))
             nulls = [value is None for value in position.values()]
-            for backwards, others in ((False, expected[index + 1 :]), (True, expected[:index])):
-                where = keyset.beyond(nulls, backwards=backwards)
+            for backwards, inclusive, others in (
+                (False, False, expected[index + 1 :]),
+                (False, True, expected[index:]),
+                (True, False, expected[:index]),
+                (True, True, expected[: index + 1]),
+            ):
+                where = keyset.beyond(nulls, backwards=backwards, inclusive=inclusive)
                 query = sa.select(table.c.id).where(where).params(position)
                 compiled = query.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
                 found = {id for (id,) in connection.execute(str(compiled))}

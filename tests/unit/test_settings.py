@@ -177,6 +177,8 @@ WRONG: list[tuple[str, object, str]] = [
     ("postgres_url", f"postgresql://ada:{PASSWORD}@:5432/shop", "must name a host"),
     ("postgres_url", f"postgresql://ada:{PASSWORD}@db:port/shop", "port"),
     ("postgres_url", f"postgresql://ada:{PASSWORD}@db:99999/shop", "port"),
+    ("migration_url", f"mysql://ada:{PASSWORD}@db/shop", "must begin with one of postgresql://"),
+    ("postgres_prepared_statements", PASSWORD, "valid boolean"),
     ("mongo_url", f"mongodb://ada:{PASSWORD}@db:port/shop", "port"),
     ("redis_url", f"redis://:{PASSWORD}@db:99999/0", "port"),
     ("redis_url", f"redis://:{PASSWORD}@db:port/0", "port"),
@@ -184,6 +186,16 @@ WRONG: list[tuple[str, object, str]] = [
     ("mongo_url", f"mongodb://ada:{PASSWORD}@db", "must end in a database"),
     ("redis_url", f"redis:{PASSWORD}", "must name a host"),
     ("redis_url", f"unix://{PASSWORD}", "must begin with one of redis://, rediss://"),
+    ("redis_url", f"redis://:{PASSWORD}@a,b/0", "must name one host"),
+    ("redis_url", f"redis://:{PASSWORD}@db/shop", "must end in the number of a database"),
+    ("redis_url", f"redis+cluster://:{PASSWORD}@a,b/1", "must name no database"),
+    ("redis_url", f"redis+cluster://:{PASSWORD}@a,,b", "must name a host"),
+    ("redis_url", f"redis+sentinel://:{PASSWORD}@a,b", "must end in the service's name"),
+    ("redis_url", f"redis+sentinel://:{PASSWORD}@a,b/shop/x", "must end in the service's name"),
+    ("redis_url", f"redis+sentinel://:{PASSWORD}@a,b:99999/shop", "port"),
+    ("redis_url", f"redis+proxy://:{PASSWORD}@a", "must begin with one of redis://, rediss://"),
+    ("redis_breaker_limit", "0", "greater than or equal to 1"),
+    ("redis_breaker_pause", "0", "must be more than zero seconds"),
     ("secret_key", PASSWORD, "at least 32"),
     ("mongo_driver", PASSWORD, "'motor' or 'pymongo'"),
     ("degradable_stores", f"redis {PASSWORD}", "'postgres', 'mongo' or 'redis'"),
@@ -201,6 +213,15 @@ WRONG: list[tuple[str, object, str]] = [
     ("mongo_pool_size", 10_001, "less than or equal to 10000"),
     ("redis_pool_size", "2.5", "valid integer"),
     ("migration_paths", f"/{PASSWORD}", "does not point to a directory"),
+    ("schema_paths", f"/{PASSWORD}", "does not point to a directory"),
+    ("retention", PASSWORD, "must be pairs such as system_logs=30d"),
+    ("retention", "=30d", "must be pairs such as system_logs=30d"),
+    ("retention", f"system_logs={PASSWORD}", "must be a number and a unit, such as 30d"),
+    ("retention", "system_logs=30", "must be a number and a unit, such as 30d"),
+    ("retention", "system_logs=99999999999d", "must be"),
+    ("retention", "system_logs=0s", "must be whole seconds, at least one and less than 68 years"),
+    ("retention", {"system_logs": timedelta(seconds=0.5)}, "must be whole seconds"),
+    ("retention", "system_logs=1d system_logs=2d", "must name each collection once"),
 ]
 
 
@@ -281,6 +302,10 @@ def test_migrations_need_postgres_alone_and_schemas_mongo_alone() -> None:
         ("mongo_url", "mongodb://a:1,b:2,c:3/shop?replicaSet=rs0"),
         ("redis_url", "redis://db"),
         ("redis_url", "rediss://ada:x@db:6380/2"),
+        ("redis_url", "redis+sentinel://ada:x@a:26379,[::1]:26379/shop/2"),
+        ("redis_url", "rediss+sentinel://a,b,c/shop?sentinel_password=y"),
+        ("redis_url", "redis+cluster://:x@a:7000,b:7001"),
+        ("redis_url", "rediss+cluster://a/0?ssl_ca_certs=/etc/ca.pem"),
     ],
 )
 def test_a_url_in_any_usual_form_is_taken_as_it_is(name: str, url: str) -> None:
@@ -322,6 +347,20 @@ def test_migration_paths_are_told_like_those_of_path(home: Path, monkeypatch: py
     assert made(migration_paths=[home]).migration_paths == (home,)
     monkeypatch.setenv("MULTIDB_MIGRATION_PATHS", "")
     assert made().migration_paths == ()
+
+
+def test_retention_is_told_by_collection(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert made().retention == {}
+    monkeypatch.setenv("MULTIDB_RETENTION", "system_logs=30d, realtime_events=12h,a=15m b=45s c=forever")
+    told = {
+        "system_logs": timedelta(days=30),
+        "realtime_events": timedelta(hours=12),
+        "a": timedelta(minutes=15),
+        "b": timedelta(seconds=45),
+        "c": None,
+    }
+    assert made().retention == told
+    assert made(retention=told).retention == told
 
 
 @BOUNDED

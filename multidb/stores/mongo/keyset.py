@@ -39,8 +39,10 @@ class Keyset:
         """Return where a document stands in the order, as JSON values."""
         return [json_util.dumps(document.get(key.name), json_options=_JSON) for key in self._keys]
 
-    def beyond(self, position: Sequence[str], *, backwards: bool = False) -> dict[str, Any]:
-        """Return the condition of coming after a position, or before it."""
+    def beyond(
+        self, position: Sequence[str], *, backwards: bool = False, inclusive: bool = False
+    ) -> dict[str, Any]:
+        """Return the condition of coming after a position, or before it; or of being there, if inclusive."""
         values = [json_util.loads(text, json_options=_JSON) for text in position]
         keys = [
             (key.name, key.descending is not backwards, key.nullable, value)
@@ -51,6 +53,8 @@ class Keyset:
             ways = _beyond(name, value, descending=descending, nullable=nullable)
             if condition is not None:
                 ways.append({"$and": [{name: {"$eq": value}}, condition]})
+            elif inclusive:
+                ways.append({name: {"$eq": value}})
             condition = {"$or": ways} if len(ways) > 1 else ways[0] if ways else None
         assert condition is not None  # `_id` is never null
         name, descending, nullable, value = keys[0]
