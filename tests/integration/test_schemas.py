@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import pytest
 
 from multidb import ConfigurationError
-from multidb.ops import schemas
-from multidb.ops.schemas import files
+from multidb.ops import embedded, schemas
+from multidb.ops.schemas import files, lock
 from multidb.settings import Settings
 
 from .places import NAMED, Place, place
@@ -79,6 +80,22 @@ class TestWhatIsThere:
         here.database["others"].create_index("a")
         await here.apply(drop_indexes=True)
         assert len(here.database["others"].index_information()) == 2
+
+    async def test_one_that_an_application_makes_meanwhile_is_made_as_the_file_says(
+        self, here: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        here.say(validator=NAMED, indexes=[AGE])
+        confirm = lock.Lease.confirm
+
+        async def slowly(lease: lock.Lease) -> None:
+            await confirm(lease)
+            if not here.database.list_collection_names(filter={"name": "things"}):
+                here.things.insert_one({"name": "Ada"})
+
+        monkeypatch.setattr(lock.Lease, "confirm", slowly)
+        await here.apply()
+        assert await here.check() == []
+        assert here.things.count_documents({}) == 1
 
     async def test_checking_writes_nothing(self, here: Place) -> None:
         here.say()
@@ -493,6 +510,20 @@ class TestFiles:
             await here.apply()
             assert await here.check() == []
             assert {"things", "system_logs"} <= set(here.database.list_collection_names())
+
+    async def test_embedded_servers_get_them_too(
+        self, multidb_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Running:
+            @staticmethod
+            def settings() -> Settings:
+                return multidb_settings
+
+        monkeypatch.setattr(embedded, "running", lambda *_, **__: nullcontext(Running))
+        (tmp_path / "shelves.json").write_text('{"collection": "shelves", "version": 1}')
+        async with embedded.provisioned(tmp_path, schema_paths=[tmp_path]) as settings:
+            assert "shelves" in [each.collection for each in schemas.load(settings)]
+            assert await schemas.check(settings) == []
 
     @pytest.mark.parametrize(
         ("file", "told"),
