@@ -75,6 +75,7 @@ from multidb.models import (
     Order,
     Page,
     PoolUsage,
+    PresenceEvent,
     RealtimeEvent,
     Related,
     Row,
@@ -95,6 +96,7 @@ from multidb.models import (
     uuid7,
 )
 from multidb.repositories.append_only import AppendOnlyRepository
+from multidb.repositories.held_lock import HeldLock
 from multidb.repositories.mongo import MongoRepository
 from multidb.repositories.postgres import PostgresRepository
 from multidb.repositories.relations import BelongsTo, HasMany, HasOne, Relation, Through
@@ -137,6 +139,7 @@ __all__ = [
     "HasMany",
     "HasOne",
     "Health",
+    "HeldLock",
     "HttpMethod",
     "InvalidCursorError",
     "Job",
@@ -174,6 +177,7 @@ __all__ = [
     "Page",
     "PoolUsage",
     "PostgresRepository",
+    "PresenceEvent",
     "RateLimitExceededError",
     "RealtimeEvent",
     "Related",

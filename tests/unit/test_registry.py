@@ -429,6 +429,12 @@ CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     "sessions.revoke": lambda db: db.sessions.revoke(token_of(db)),
     "sessions.revoke_one": lambda db: db.sessions.revoke_one(ID, user_id=ID),
     "sessions.revoke_all": lambda db: db.sessions.revoke_all(ID),
+    "presence.beat": lambda db: db.presence.beat(ID, device="phone"),
+    "presence.leave": lambda db: db.presence.leave(ID, device="phone"),
+    "presence.online": lambda db: db.presence.online([ID]),
+    "presence.count": lambda db: db.presence.count(),
+    "presence.watch": lambda db: anext(db.presence.watch()),
+    "presence.sweep": lambda db: db.presence.sweep(),
     "locks.document": lambda db: db.locks.document(ID).__aenter__(),
     "locks.documents": lambda db: db.locks.documents([ID]).__aenter__(),
 }
