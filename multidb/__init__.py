@@ -40,6 +40,7 @@ from multidb.models import (
     DocumentChanges,
     DocumentMatch,
     DocumentStatus,
+    Emitted,
     Entity,
     EntityFields,
     Field,
@@ -90,8 +91,10 @@ from multidb.models import (
     VersionedFields,
     uuid7,
 )
+from multidb.repositories.logs import LogRepository
 from multidb.repositories.mongo import MongoRepository
 from multidb.repositories.postgres import PostgresRepository
+from multidb.repositories.redaction import Redact, Redactor
 from multidb.repositories.relations import BelongsTo, HasMany, HasOne, Relation, Through
 from multidb.settings import Settings
 from multidb.stores.postgres.ambient import Transaction
@@ -121,6 +124,7 @@ __all__ = [
     "DocumentChanges",
     "DocumentMatch",
     "DocumentStatus",
+    "Emitted",
     "Entity",
     "EntityFields",
     "Field",
@@ -144,6 +148,7 @@ __all__ = [
     "LockLostError",
     "LockNotAcquiredError",
     "LogLevel",
+    "LogRepository",
     "Model",
     "MongoRepository",
     "MultiDB",
@@ -167,6 +172,8 @@ __all__ = [
     "PoolUsage",
     "PostgresRepository",
     "RateLimitExceededError",
+    "Redact",
+    "Redactor",
     "Related",
     "Relation",
     "Row",

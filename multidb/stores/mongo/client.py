@@ -1,15 +1,21 @@
 """MongoDB's one way in: a client of either driver, and the calls the repositories make."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
+from bson.raw_bson import RawBSONDocument
+from pymongo.errors import BulkWriteError
+
+from multidb.errors import MultiDBError
 from multidb.models.health import PoolUsage, Role
 from multidb.settings import Settings
 from multidb.stores.mongo.driver import Client, Database, load
-from multidb.stores.mongo.errors import translating
+from multidb.stores.mongo.emitting import Emitter
+from multidb.stores.mongo.errors import refusals, translating
 from multidb.stores.mongo.pool import PoolCounter
 from multidb.stores.store import Answer, Store
 
@@ -31,6 +37,50 @@ class MongoStore(Store[Client]):
         self._free = asyncio.Semaphore(settings.mongo_pool_size)
         self._at_work = 0
         self._version = ""
+        self._emitters: list[Emitter] = []
+
+    async def open(self) -> None:
+        """Make the client on the running event loop, and store what was emitted before. Idempotent."""
+        if self._client is None:
+            await super().open()
+            for emitter in self._emitters:
+                emitter.start()
+
+    async def close(self) -> None:
+        """Bring what was emitted to MongoDB, in time, then close as every store does. Idempotent."""
+        try:
+            await asyncio.gather(*(emitter.close() for emitter in self._emitters))
+        finally:
+            await super().close()
+
+    def forget(self) -> None:
+        super().forget()
+        for emitter in self._emitters:
+            emitter.forget()
+
+    def emitter(
+        self,
+        collection: str,
+        *,
+        ranks: Sequence[str],
+        prepare: Callable[[Document], Document],
+        operation: str,
+    ) -> Emitter:
+        """Return what stores documents behind the caller's back, for as long as this store is open."""
+        directory = self.settings.log_spill_directory if self.settings.log_overflow == "spill" else None
+        if directory is not None:
+            # Nobody else's: another database's processes must not replay them into theirs.
+            directory = directory / _database_name(self.settings.mongo_url.get_secret_value()) / collection
+        emitter = Emitter(
+            operation,
+            partial(self.insert_all, collection, operation=operation),
+            ranks=ranks,
+            prepare=prepare,
+            directory=directory,
+            settings=self.settings,
+        )
+        self._emitters.append(emitter)
+        return emitter
 
     @property
     def database(self) -> Database:
@@ -41,6 +91,21 @@ class MongoStore(Store[Client]):
         """Store one document, which brings its own `_id`."""
         async with self._call(operation):
             await self.database[collection].insert_one(document)
+
+    async def insert_all(
+        self, collection: str, documents: Sequence[bytes], *, operation: str
+    ) -> dict[int, MultiDBError]:
+        """Store BSON documents in whatever order, and return those that were refused by their place.
+
+        One whose `_id` is there already counts as stored, so the same call may be made again.
+        """
+        raw = [RawBSONDocument(document) for document in documents]
+        async with self._call(operation):
+            try:
+                await self.database[collection].insert_many(raw, ordered=False)
+            except BulkWriteError as error:
+                return refusals(error, operation)
+        return {}
 
     async def find_one(self, collection: str, query: Mapping[str, Any], *, operation: str) -> Document | None:
         """Return the first document that matches, or None."""

@@ -23,7 +23,7 @@ from multidb.errors import (
 )
 from multidb.stores.translation import Kind, Translating
 
-__all__ = ["translate", "translating"]
+__all__ = ["refusals", "translate", "translating"]
 
 
 _UNREACHED = Kind(UnavailableError, "MongoDB could not be reached, or the connection broke")
@@ -164,6 +164,25 @@ def translate(error: BaseException, operation: str) -> MultiDBError | None:
     if fields:
         message = f"{message} ({'field' if len(fields) == 1 else 'fields'} {', '.join(fields)})"
     return raised(message, columns=fields, store="mongo", operation=operation, retryable=retryable)
+
+
+def refusals(error: driver.BulkWriteError, operation: str) -> dict[int, MultiDBError]:
+    """Return what an unordered insert was refused by place; that an `_id` is there already is no refusal.
+
+    Raises: the error of the whole, if it may be repeated: then it is not known what is stored.
+    """
+    refused: dict[int, MultiDBError] = {}
+    if error.details.get("writeConcernErrors"):
+        raise error
+    for failure in error.details["writeErrors"]:
+        if failure.get("keyPattern") == {"_id": 1}:
+            continue
+        each = translate(driver.WriteError("", failure["code"], failure), operation)
+        assert each is not None, "a driver's error has a translation"
+        if each.retryable:
+            raise error
+        refused[failure["index"]] = each
+    return refused
 
 
 def _cause(error: BaseException) -> BaseException | None:
