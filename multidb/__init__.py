@@ -91,6 +91,7 @@ from multidb.models import (
     VersionedFields,
     uuid7,
 )
+from multidb.repositories.append_only import AppendOnlyRepository
 from multidb.repositories.logs import LogRepository
 from multidb.repositories.mongo import MongoRepository
 from multidb.repositories.postgres import PostgresRepository
@@ -104,6 +105,7 @@ __all__ = [
     "SECRET",
     "UNCHANGED",
     "AlreadyExistsError",
+    "AppendOnlyRepository",
     "AuditAction",
     "AuditLog",
     "BelongsTo",

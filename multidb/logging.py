@@ -198,6 +198,12 @@ def _text(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
+def _key(key: Any) -> str:
+    """Return a key that MongoDB takes for no operator and no path: `http.method` is `http_method`."""
+    text = _text(str(key)).replace("\0", "").replace(".", "_")
+    return f"_{text[1:]}" if text.startswith("$") else text
+
+
 class _Plain:
     """Makes of whatever is logged what MongoDB can store: a text, at the worst. Of very much, the start."""
 
@@ -233,7 +239,7 @@ class _Plain:
         self._path.append(id(owner))
         try:
             if isinstance(values, Mapping):
-                return {_text(str(key)).replace("\0", ""): self.of(values[key], depth + 1) for key in some}
+                return {_key(key): self.of(values[key], depth + 1) for key in some}
             return [self.of(each, depth + 1) for each in some]
         finally:
             self._path.pop()

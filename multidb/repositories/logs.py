@@ -2,22 +2,22 @@
 
 from enum import Enum
 from typing import Any, ClassVar
-from uuid import UUID
 
 from typing_extensions import TypeVar
 
 from multidb.models.emitted import Emitted
 from multidb.models.entity import Entity
-from multidb.repositories.mongo import MongoRepository
+from multidb.repositories.append_only import AppendOnlyRepository
 from multidb.repositories.repository import Resources, checked_class, misdeclared, plain_type
 from multidb.repositories.snapshots import Snapshot, misfit, snapshot
+from multidb.stores.mongo.documents import Encoded, encoded
 
 __all__ = ["LogRepository"]
 
 ModelT = TypeVar("ModelT", bound=Entity)
 
 
-class LogRepository(MongoRepository[ModelT]):
+class LogRepository(AppendOnlyRepository[ModelT]):
     """Entries of one collection: `append` waits until they are stored, `emit` does not.
 
     What either stores has been through the redaction of the `MultiDB`, and has no field that its
@@ -48,18 +48,6 @@ class LogRepository(MongoRepository[ModelT]):
         if cls.severity is not None and not _levels(cls.model, cls.severity):
             raise misdeclared(cls, f"its `severity`, `{cls.severity}`, must be a field that is an Enum")
 
-    async def append(self, entry: ModelT) -> UUID:
-        """Store an entry and return its id once a majority has journalled it.
-
-        Raises: AlreadyExistsError if an entry with this id is stored: appending the same entry
-        again after a lost answer never stores it twice. DataError that names the field with a
-        value that MongoDB has no type for.
-        """
-        operation = self._operation("append")
-        document = self._redact(self._snapshot(entry, operation).document)
-        await self._resources.mongo.insert(self.collection, document, operation=operation)
-        return entry.id
-
     def emit(self, entry: ModelT) -> None:
         """Take an entry and return; it is stored soon, with others. Never waits, and never raises.
 
@@ -81,6 +69,10 @@ class LogRepository(MongoRepository[ModelT]):
     def emitted(self) -> Emitted:
         """What became of the entries that this process emitted."""
         return self._emitter.counts
+
+    def _encoded(self, model: ModelT, operation: str) -> Encoded:
+        document = self._redact(self._snapshot(model, operation).document)
+        return encoded(document, operation=operation)
 
     def _snapshot(self, entry: ModelT, operation: str) -> Snapshot:
         checked_class(self.model, entry, operation)

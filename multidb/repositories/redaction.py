@@ -77,7 +77,7 @@ class Redactor:
             return _text(value)
         if kind is dict:
             for key, inner in value.items():
-                value[key] = self._valued(key, inner)
+                value[key] = self._valued(key, inner) if type(key) is str else self._cleared(inner)
         elif kind is list:
             if len(value) == 2 and self._names_a_secret(value[0]):
                 value[1] = REDACTED

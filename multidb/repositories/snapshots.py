@@ -21,7 +21,6 @@ __all__ = ["Snapshot", "masked_fields", "misfit", "snapshot"]
 
 #: What weighs the same, whatever its value, and a guess how much, the key it stands under included.
 _PLAIN = frozenset({NoneType, bool, int, float, UUID, datetime})
-_WEIGHED = (str, bytes, int, float, UUID, datetime)
 _WEIGHT = 90
 _MAPPING_WEIGHT = 240
 #: What MongoDB takes at all is less deep; and a value that contains itself must end somewhere.
@@ -39,7 +38,8 @@ class Snapshot(NamedTuple):
 def snapshot(entry: Entity, operation: str) -> Snapshot:
     """Return an entry as the document to store; what its model or another in it marks is left out.
 
-    Raises: DataError that names the field which holds what MongoDB has no type for.
+    What MongoDB has no type for is left to whoever encodes it. Raises: DataError for a field that is
+    nested too deep, or within itself.
     """
     walk = _Walk()
     document: dict[str, Any] = {"_id": entry.id}
@@ -58,8 +58,7 @@ def snapshot(entry: Entity, operation: str) -> Snapshot:
             else:
                 document[name] = walk.copy(value, 1)
     except _Unfit as unfit:
-        path = ".".join([name, *reversed(unfit.path)])
-        raise DataError(f"`{path}` of {type(entry).__name__}: {unfit}", operation=operation) from None
+        raise DataError(f"`{name}`: {unfit}", operation=operation) from None
     del document["id"]
     for name, required in masked.items():
         if required:
@@ -70,9 +69,7 @@ def snapshot(entry: Entity, operation: str) -> Snapshot:
 
 
 class _Unfit(Exception):  # noqa: N818 - a way out of the walk, and no error of its own
-    def __init__(self, problem: str) -> None:
-        super().__init__(problem)
-        self.path: list[str] = []
+    pass
 
 
 class _Walk:
@@ -94,31 +91,23 @@ class _Walk:
         if isinstance(value, Enum):
             plain = value._value_
             return plain if type(plain) is str else self.copy(plain, depth)
-        if isinstance(value, _WEIGHED) or kind.__module__.startswith("bson."):
-            self.size += getsizeof(value)
-            return value
         if isinstance(value, BaseModel):
             return self._model(value, depth)
         if isinstance(value, Mapping):
             return self._mapping(dict(value), depth)
-        raise _Unfit(f"MongoDB has no type for a {kind.__name__}")
+        self.size += getsizeof(value)
+        return value
 
     def _mapping(self, values: dict[Any, Any], depth: int) -> dict[str, Any]:
         self._enter(values, depth)
         copied = values.copy()  # in one step, for another thread may be at it
         size = _MAPPING_WEIGHT + _WEIGHT * len(copied)
         for key, value in copied.items():
-            if type(key) is not str:
-                raise _Unfit(f"a key must be text, not {type(key).__name__}")
             kind = type(value)
             if kind is str:
                 size += getsizeof(value)
             elif kind not in _PLAIN:
-                try:
-                    copied[key] = self.copy(value, depth + 1)
-                except _Unfit as unfit:
-                    unfit.path.append(key)
-                    raise
+                copied[key] = self.copy(value, depth + 1)
         self.size += size
         return copied
 
@@ -143,7 +132,7 @@ class _Walk:
     def _enter(self, values: Sized, depth: int) -> None:
         self._left -= len(values)
         if self._left < 0 or depth > _DEEPEST:
-            raise _Unfit(f"has more than {_MOST_VALUES:,} values, or more than {_DEEPEST} levels")
+            raise _Unfit(f"nested more than {_DEEPEST} deep, or more than {_MOST_VALUES:,} values")
 
 
 @lru_cache(maxsize=1024)

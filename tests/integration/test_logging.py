@@ -81,7 +81,7 @@ async def test_whatever_is_logged_is_stored(db: MultiDB, logger: logging.Logger)
             "path": Path("/a"),
             "large": 2**70,
             "set": {1},
-            "keys": {1: {"a\0b": "\udcff"}},
+            "keys": {1: {"a\0b": "\udcff"}, "http.method": "GET", "$where": 1},
             "loop": loop,
             "odd": Odd(),
             "who": Person(name="Ada", city="London"),
@@ -94,7 +94,7 @@ async def test_whatever_is_logged_is_stored(db: MultiDB, logger: logging.Logger)
     context = stored.context
     assert stored.message == "odd \\udcff"
     assert (context["path"], context["large"], context["set"]) == ("/a", str(2**70), [1])
-    assert context["keys"] == {"1": {"ab": "\\udcff"}}
+    assert context["keys"] == {"1": {"ab": "\\udcff"}, "http_method": "GET", "_where": 1}
     assert context["odd"] == "<Odd, not to be shown: KeyError>"
     assert context["who"] == {"name": "[redacted]", "city": "London"}
     assert (context["user_id"], stored.user_id) == ("no id", None)

@@ -8,6 +8,7 @@ import pytest
 from multidb import ConfigurationError, ConstraintError, MultiDB, SystemLog
 from multidb.ops import schemas
 from multidb.settings import Settings
+from multidb.stores.mongo.documents import encoded
 
 pytestmark = pytest.mark.mongo
 
@@ -59,9 +60,11 @@ async def test_an_index_that_differs_is_told_and_left(db: MultiDB, multidb_setti
 )
 async def test_the_server_refuses_what_the_model_would(db: MultiDB, change: dict[str, object], field: str):
     """The validator stands for those who write past the repositories."""
-    document = db.system_logs._document_of(SystemLog(level="info", service="s", message="m"), "test") | change
+    document = db.system_logs._document(SystemLog(level="info", service="s", message="m").model_dump())
+    sent = encoded(document | change, operation="test")
+    refused = (await db.mongo.insert_many("system_logs", [sent], operation="test"))[0]
     with pytest.raises(ConstraintError) as caught:
-        await db.mongo.insert("system_logs", document, operation="test")
+        raise refused
     assert caught.value.columns == (field,)
 
 

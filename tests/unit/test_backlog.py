@@ -44,7 +44,7 @@ def fill(entries: Backlog, count: int, rank: int, *, size: int = 100, start: int
 def on_the_way(entries: Backlog) -> list[dict[str, Any]]:
     while entries.take():
         pass
-    return [bson.decode(entry.document) for batch in entries.on_the_way for entry in batch]
+    return [dict(entry.document) for batch in entries.on_the_way for entry in batch]
 
 
 def test_the_least_grave_is_shed_first_and_of_these_the_oldest():

@@ -149,26 +149,13 @@ def test_nothing_of_the_callers_is_kept():
     assert document["context"] == {"inner": {"n": 1, "list": [1]}}
 
 
-@pytest.mark.parametrize(
-    ("value", "problem"),
-    [
-        ({"a": [object()]}, "`context.a` of SystemLog: MongoDB has no type for a object"),
-        ({"a": {1: 2}}, "a key must be text, not int"),
-        ({"a": {1, 2}}, "MongoDB has no type for a set"),
-    ],
-)
-def test_what_mongodb_has_no_type_for_is_named(value: dict[str, Any], problem: str):
-    with pytest.raises(DataError, match=problem.replace(".", r"\.")):
-        snapshot(SystemLog(level="info", service="t", message="m", context=value), "t")
-
-
 def test_what_contains_itself_ends():
     loop: list[Any] = []
     loop += [loop, loop]
     entry = SystemLog.model_construct(
         id=uuid4(), level=LogLevel.INFO, service="t", message="m", context={"a": loop}
     )
-    with pytest.raises(DataError, match="levels"):
+    with pytest.raises(DataError, match="`context`: nested more than 100 deep"):
         snapshot(entry, "t")
 
 

@@ -11,19 +11,16 @@ from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import bson
-from bson.codec_options import CodecOptions
-
-from multidb.errors import DataError, MultiDBError
+from multidb.errors import MultiDBError
 from multidb.models.emitted import Emitted
 from multidb.settings import Settings
 from multidb.stores.mongo.buffer import Buffer, Item
-from multidb.stores.mongo.errors import translate
+from multidb.stores.mongo.documents import Encoded, encoded
 
 if TYPE_CHECKING:
     from multidb.stores.mongo.spill import Chunk, Spill
 
-__all__ = ["BATCH", "LOG", "Backlog", "Encoded"]
+__all__ = ["BATCH", "LOG", "Backlog", "Entry"]
 
 #: Its own logger, which nothing that feeds an emitter may listen to.
 LOG = logging.getLogger("multidb.emitting")
@@ -32,16 +29,13 @@ LOG = logging.getLogger("multidb.emitting")
 BATCH = 1000
 _BATCH_BYTES = 8 * 1024 * 1024
 _SPILLED_AT_ONCE = 100
-_LARGEST = 16 * 1024 * 1024
 _NEVER = float("inf")
 
-_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(uuid_representation=4, tz_aware=True)
 
-
-class Encoded(NamedTuple):
+class Entry(NamedTuple):
     """A document as it is sent, and how grave it is."""
 
-    document: bytes
+    document: Encoded
     rank: int
 
 
@@ -75,7 +69,7 @@ class Backlog:
             len(ranks), most=settings.log_buffer_entries, most_bytes=settings.log_buffer_bytes
         )
         #: Encoded and not stored yet, a round trip each, the next one first.
-        self.on_the_way: list[list[Encoded]] = []
+        self.on_the_way: list[list[Entry]] = []
         self.spill = _spill(directory, settings)
         self._emitted = self._stored = self._refused = self._spilled = self._recovered = 0
         self._shed = [0] * len(ranks)
@@ -99,8 +93,9 @@ class Backlog:
         with self._lock:
             self._emitted += emitted
             self._refused += 1
-            known = error if isinstance(error, MultiDBError) else translate(error, self._operation)
-            problem = str(known or f"{self._operation}: {type(error).__name__}")
+            # What others raise may hold the value in its text.
+            known = isinstance(error, MultiDBError)
+            problem = str(error) if known else f"{self._operation}: {type(error).__name__}"
             if problem in self._told or len(self._told) >= 100:
                 return
             self._told.add(problem)
@@ -128,8 +123,8 @@ class Backlog:
         with self._encoding:
             with self._lock:
                 items = self._buffer.take(BATCH, _BATCH_BYTES)
-            if encoded := self._encoded(items):
-                self.on_the_way.append(encoded)
+            if entries := self._entries(items):
+                self.on_the_way.append(entries)
             return bool(items)
 
     def settle(self, *, stored: int, refused: Iterable[Exception] = ()) -> None:
@@ -159,7 +154,7 @@ class Backlog:
             with self._encoding:
                 with self._lock:
                     items = self._buffer.give_up(len(self._ranks) - 1, _SPILLED_AT_ONCE)
-                self._lose(self._encoded(items))
+                self._lose(self._entries(items))
 
     def abandon(self) -> None:
         """Spill or shed all that is in memory. Blocks."""
@@ -167,7 +162,7 @@ class Backlog:
             while self.on_the_way:
                 self._lose(self.on_the_way.pop(0))
             while items := self._buffer.give_up(len(self._ranks) - 1, _SPILLED_AT_ONCE):
-                self._lose(self._encoded(items))
+                self._lose(self._entries(items))
             if self.spill is not None:
                 self.spill.close()
 
@@ -193,30 +188,30 @@ class Backlog:
             while not self._buffer.fits(item.size):
                 victims = self._buffer.give_up(item.rank, 1 if self.spill is None else _SPILLED_AT_ONCE)
                 if not victims:
-                    self._lose(self._encoded([item]))
+                    self._lose(self._entries([item]))
                     return False
-                self._lose(self._encoded(victims))
+                self._lose(self._entries(victims))
             return True
         finally:
             self._making_room = False
 
-    def _encoded(self, items: Iterable[Item]) -> list[Encoded]:
+    def _entries(self, items: Iterable[Item]) -> list[Entry]:
         """Return what can be stored of these, redacted; the others are refused."""
-        encoded: list[Encoded] = []
+        entries: list[Entry] = []
         for item in items:
             try:
-                document = bson.encode(self._prepare(item.document), codec_options=_CODEC)
-                if len(document) > _LARGEST:
-                    raise DataError("an entry is larger than 16 MiB", operation=self._operation)  # noqa: TRY301
+                document = encoded(self._prepare(item.document), operation=self._operation)
             except Exception as error:  # whatever a redactor raises
                 self.refuse(error, emitted=0)
             else:
-                encoded.append(Encoded(document, item.rank))
-        return encoded
+                entries.append(Entry(document, item.rank))
+        return entries
 
-    def _lose(self, entries: Sequence[Encoded]) -> None:
+    def _lose(self, entries: Sequence[Entry]) -> None:
         """Write these to the spill file, and shed those that are not."""
-        written = self.spill.write(entry.document for entry in entries) if self.spill is not None else 0
+        written = (
+            self.spill.write(bytes(entry.document.raw) for entry in entries) if self.spill is not None else 0
+        )
         with self._lock:
             self._spilled += written
             for entry in entries[written:]:

@@ -14,16 +14,19 @@ from pathlib import Path
 from threading import get_ident
 from typing import Any, TypeAlias
 
+from bson.raw_bson import RawBSONDocument
+
 from multidb.errors import ConstraintError, DataError, MultiDBError
 from multidb.models.emitted import Emitted
 from multidb.settings import Settings
 from multidb.stores.completion import complete
-from multidb.stores.mongo.backlog import BATCH, LOG, Backlog, Encoded
+from multidb.stores.mongo.backlog import BATCH, LOG, Backlog, Entry
+from multidb.stores.mongo.documents import Encoded
 
 __all__ = ["Emitter"]
 
-#: Stores BSON documents, and returns those that were refused by their place.
-StoreAll: TypeAlias = Callable[[Sequence[bytes]], Awaitable[Mapping[int, MultiDBError]]]
+#: Stores documents, and returns by place those that were not, and why.
+StoreAll: TypeAlias = Callable[[Sequence[Encoded]], Awaitable[Mapping[int, MultiDBError]]]
 
 #: Before MongoDB is tried again, in seconds: doubled each time.
 _FIRST_PAUSE = 0.1
@@ -157,36 +160,40 @@ class Emitter:
             self._backlog.disarm()
         return True
 
-    def _settle(self, batch: Sequence[Encoded], refused: Sequence[Exception]) -> None:
+    def _settle(self, batch: Sequence[Entry], refused: Sequence[Exception]) -> None:
         self._backlog.settle(stored=len(batch) - len(refused), refused=refused)
 
     async def _send(
-        self,
-        batches: list[list[Encoded]],
-        settle: Callable[[Sequence[Encoded], Sequence[Exception]], None],
+        self, batches: list[list[Entry]], settle: Callable[[Sequence[Entry], Sequence[Exception]], None]
     ) -> None:
         """Store batches; each leaves the list once it is, and is settled."""
         pause = _FIRST_PAUSE
         while batches:
             batch = batches[0]
-            try:
-                refused = list((await self._store([entry.document for entry in batch])).values())
-            except (DataError, ConstraintError) as error:
-                if len(batch) > 1:
-                    # One of them makes MongoDB refuse them all: halve them until it is found.
-                    half = len(batch) // 2
-                    batches[:1] = [batch[:half], batch[half:]]
-                    continue
-                refused = [error]
-            except Exception as error:  # whatever it is, what was emitted waits until it is over
-                self._is_away(error)
+            errors = await self._outcome(batch)
+            refused = [error for error in errors.values() if isinstance(error, DataError | ConstraintError)]
+            if len(refused) == len(batch) > 1 and refused[0] is refused[-1]:
+                # One of them makes MongoDB refuse them all: halve them until it is found.
+                half = len(batch) // 2
+                batches[:1] = [batch[:half], batch[half:]]
+                continue
+            # The others are not at fault, and wait until it is over.
+            waiting = {place: error for place, error in errors.items() if error not in refused}
+            batches[:1] = [[batch[place] for place in waiting]] if waiting else []
+            settle([entry for place, entry in enumerate(batch) if place not in waiting], refused)
+            if waiting:
+                self._is_away(next(iter(waiting.values())))
                 await self._pause(pause * random.uniform(0.5, 1))  # noqa: S311
                 pause = min(pause * 2, _LONGEST_PAUSE)
-                continue
-            self._is_back()
-            pause = _FIRST_PAUSE
-            del batches[0]
-            settle(batch, refused)
+            else:
+                self._is_back()
+                pause = _FIRST_PAUSE
+
+    async def _outcome(self, batch: Sequence[Entry]) -> Mapping[int, Exception]:
+        try:
+            return await self._store([entry.document for entry in batch])
+        except Exception as error:  # whatever it is, what was emitted waits until it is over
+            return dict.fromkeys(range(len(batch)), error)
 
     async def _pause(self, seconds: float) -> None:
         """Let MongoDB come back; meanwhile spill what would soon have no room."""
@@ -206,8 +213,8 @@ class Emitter:
         assert spill is not None
         chunk = await complete(asyncio.to_thread(spill.next))
         if chunk is not None:
-            documents = [Encoded(document, 0) for document in chunk.documents]
-            batches = [documents[at : at + BATCH] for at in range(0, len(documents), BATCH)]
+            entries = [Entry(RawBSONDocument(document), 0) for document in chunk.documents]
+            batches = [entries[at : at + BATCH] for at in range(0, len(entries), BATCH)]
             errors: list[Exception] = []
             await self._send(batches, lambda _, refused: errors.extend(refused))
             await complete(asyncio.to_thread(self._backlog.settle_chunk, chunk, errors))

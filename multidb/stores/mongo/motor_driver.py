@@ -13,4 +13,5 @@ def connect(url: str, options: dict[str, Any]) -> AsyncIOMotorClient[dict[str, A
 
 
 async def close(client: AsyncIOMotorClient[dict[str, Any]]) -> None:
-    client.close()
+    # It tells the server which sessions end, and would keep the event loop waiting for the answer.
+    await asyncio.to_thread(client.close)

@@ -2,11 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
@@ -14,7 +14,6 @@ import asyncpg
 
 from multidb.models.health import PoolUsage
 from multidb.settings import PostgresSettings, Settings
-from multidb.stores.batching import Batcher
 from multidb.stores.completion import complete
 from multidb.stores.postgres.ambient import Connection, Transaction
 from multidb.stores.postgres.errors import heedless, translating
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
 else:
     Pool = asyncpg.Pool
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
 
 #: A row, by column.
 Record: TypeAlias = asyncpg.Record
@@ -58,7 +54,6 @@ class PostgresStore(Store[Pool]):
         super().__init__(settings)
         self.transactions = Transactions(self._pooled, lambda: self.under_way)
         self._engine: AsyncEngine | None = None
-        self._batchers: list[Batcher[Any, Any]] = []
         self._turns: _Turns
 
     async def fetch(
@@ -87,23 +82,6 @@ class PostgresStore(Store[Pool]):
             # which this one had for its tenant's sake alone.
             async with self._connection(operation, tenant) as connection:
                 return await connection.fetch(statement.sql, *arguments)
-
-    def batcher(
-        self,
-        one: Callable[[K, Any], Awaitable[V | None]],
-        many: Callable[[Sequence[K], Any], Awaitable[Mapping[K, V | Exception]]],
-        *,
-        own: Callable[[V], V] | None = None,
-    ) -> Batcher[K, V]:
-        """Return a batcher whose round trips have ended when `close` returns."""
-        batcher = Batcher(one, many, own=own, check=lambda: self.opened)
-        self._batchers.append(batcher)
-        return batcher
-
-    def forget(self) -> None:
-        super().forget()
-        for batcher in self._batchers:
-            batcher.forget()
 
     async def copy(
         self,
@@ -213,8 +191,6 @@ class PostgresStore(Store[Pool]):
                 await client.close()
         except TimeoutError:
             client.terminate()
-        for batcher in self._batchers:
-            await batcher.close()
 
 
 class _Turns(asyncio.Semaphore):
