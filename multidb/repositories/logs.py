@@ -20,8 +20,8 @@ ModelT = TypeVar("ModelT", bound=Entity)
 class LogRepository(AppendOnlyRepository[ModelT]):
     """Entries of one collection: `append` waits until they are stored, `emit` does not.
 
-    What either stores has been through the redaction of the `MultiDB`, and has no field that its
-    model marks as PERSONAL or SECRET.
+    What either stores has been through the redaction of the `MultiDB`, and has no field that is
+    marked as SECRET; models in a context none that is marked as PERSONAL either.
     """
 
     #: The field that tells how grave an entry is: an Enum, from the least to the gravest. What is

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from multidb.errors import DataError
 from multidb.models.entity import Entity
-from multidb.models.fields import Masked
+from multidb.models.fields import PERSONAL, Masked
 from multidb.repositories.redaction import REDACTED
 from multidb.repositories.repository import plain_type
 
@@ -44,7 +44,7 @@ def snapshot(entry: Entity, operation: str) -> Snapshot:
     walk = _Walk()
     document: dict[str, Any] = {"_id": entry.id}
     size = 0
-    masked = masked_fields(type(entry))
+    masked = masked_fields(type(entry), own=True)
     name = ""
     try:
         for name, value in vars(entry).items():
@@ -136,13 +136,17 @@ class _Walk:
 
 
 @lru_cache(maxsize=1024)
-def masked_fields(model: type[BaseModel]) -> Mapping[str, bool]:
-    """Return the fields of a model that are marked as PERSONAL or SECRET, and whether each is required."""
+def masked_fields(model: type[BaseModel], *, own: bool = False) -> Mapping[str, bool]:
+    """Return the fields of a model whose values are left out, and whether each is required.
+
+    They are those marked as SECRET, and as PERSONAL too unless it is the entry's `own`: there the
+    field was declared to be stored.
+    """
     return {
         name: field.is_required()
         for name, field in model.model_fields.items()
         if any(
-            isinstance(mark, Masked)
+            isinstance(mark, Masked) and not (own and mark is PERSONAL)
             for mark in (*field.metadata, *plain_type(field.annotation, nullable=True)[1])
         )
     }
@@ -153,7 +157,7 @@ def misfit(model: type[Entity]) -> str | None:
     decorators = model.__pydantic_decorators__
     if decorators.field_serializers or decorators.model_serializers:
         return "its entries are stored as they are, and serializers would not be asked"
-    for name, required in masked_fields(model).items():
+    for name, required in masked_fields(model, own=True).items():
         if required and not _is_text(model, name):
             return f"`{name}` is marked as {REDACTED}, so it must be optional or text"
     return None

@@ -23,6 +23,8 @@ class Answer(NamedTuple):
 
     version: str
     role: Role
+    #: What is not as it should be although it answers.
+    detail: str | None = None
 
 
 class UnderWay:

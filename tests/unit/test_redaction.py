@@ -127,15 +127,18 @@ class _Inner(Model):
 
 class _Entry(Entity):
     note: Annotated[str, SECRET]
+    key: Annotated[str, SECRET] | None = None
     ip: Annotated[str, PERSONAL] | None = None
     context: dict[str, Any] = {}
 
 
 def test_marked_fields_are_taken_out_of_an_entry_and_of_the_models_in_it():
-    entry = _Entry(id=uuid4(), note="s", ip="::1", context={"who": [_Inner(name="Ada")]})
+    """But for what is personal in a field of the entry itself: that was declared to be stored."""
+    entry = _Entry(id=uuid4(), note="s", key="k", ip="::1", context={"who": [_Inner(name="Ada")]})
     assert snapshot(entry, "t").document == {
         "_id": entry.id,
         "note": REDACTED,
+        "ip": "::1",
         "context": {"who": [{"name": REDACTED, "city": "Paris"}]},
     }
 
