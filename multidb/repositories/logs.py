@@ -3,6 +3,7 @@
 from enum import Enum
 from typing import Any, ClassVar
 
+from pydantic import BaseModel
 from typing_extensions import TypeVar
 
 from multidb.models.emitted import Emitted
@@ -70,11 +71,11 @@ class LogRepository(AppendOnlyRepository[ModelT]):
         """What became of the entries that this process emitted."""
         return self._emitter.counts
 
-    def _encoded(self, model: ModelT, operation: str) -> Encoded:
+    def _encoded(self, model: BaseModel, operation: str) -> Encoded:
         document = self._redact(self._snapshot(model, operation).document)
         return encoded(document, operation=operation)
 
-    def _snapshot(self, entry: ModelT, operation: str) -> Snapshot:
+    def _snapshot(self, entry: BaseModel, operation: str) -> Snapshot:
         checked_class(self.model, entry, operation)
         return snapshot(entry, operation)
 

@@ -1,15 +1,18 @@
 """System logs: what the services of an application report. MongoDB `system_logs`."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from multidb.errors import DataError
 from multidb.models.page import Page
-from multidb.models.system_logs import SystemLog
+from multidb.models.system_logs import LogLevel, SystemLog, SystemLogFields
 from multidb.repositories.logs import LogRepository
+from multidb.repositories.repository import known_values
 
 __all__ = ["SystemLogRepository"]
 
+#: Those whose words are indexed.
+_SEARCHED = (LogLevel.WARNING, LogLevel.ERROR, LogLevel.CRITICAL)
 _MINUTE = timedelta(minutes=1)
 _MOST_MINUTES = 10_000
 
@@ -19,23 +22,40 @@ class SystemLogRepository(LogRepository[SystemLog]):
     `level`, `service`, `user_id`, `request_id`, and a time range.
     """
 
+    c: ClassVar[SystemLogFields]
     collection = "system_logs"
     order_by = "-timestamp"
     severity = "level"
 
     async def search(
-        self, text: str, *, limit: int = 50, after: str | None = None, **equal: Any
+        self,
+        text: str,
+        *,
+        level: LogLevel | None = None,
+        limit: int = 50,
+        after: str | None = None,
+        **equal: Any,
     ) -> Page[SystemLog]:
-        """Return a page of the entries whose message has any of these words, the newest first.
+        """Return a page of the warnings and worse that have any of these words, the newest first.
 
         `"two words"` in quotes are a phrase, and `-word` must not be in it. `equal` is as for `find`.
+        Of `level`, debug and info have no index of their words: give `find` a pattern for these,
+        within a time range, `find(c.message.ilike("%word%"), c.timestamp > since)`.
 
-        Raises: InvalidCursorError. DataError if `text` holds no word.
+        Raises: InvalidCursorError. DataError for one of these levels, or if `text` holds no word.
         Source: MongoDB `system_logs`, index `message_text`; the cost grows with how many match.
         """
-        if not isinstance(text, str) or not text.strip():
-            raise DataError("`text` must hold a word", operation=self._operation("search"))
-        return await self.find({"$text": {"$search": text}}, limit=limit, after=after, **equal)
+        operation = self._operation("search")
+        if not text.strip():
+            raise DataError("`text` must hold a word", operation=operation)
+        # The index is partial: it serves what says so in its own words.
+        levels: dict[str, Any] = {"level": {"$in": list(_SEARCHED)}}
+        if level is not None:
+            levels = known_values(self.model, {"level": level}, operation)
+            if levels["level"] not in _SEARCHED:
+                raise DataError(f"`level` must be one of {', '.join(_SEARCHED)}", operation=operation)
+        query = {"$text": {"$search": text}, **levels}
+        return await self.find(query, limit=limit, after=after, **equal)
 
     async def per_minute(
         self, *, since: datetime, until: datetime | None = None, **equal: Any
@@ -59,7 +79,7 @@ class SystemLogRepository(LogRepository[SystemLog]):
             {
                 "aggregate": self.collection,
                 "pipeline": [
-                    {"$match": {"$and": [within, *self._matching((), equal, operation)]}},
+                    {"$match": self._query([within], equal, operation)},
                     {
                         "$group": {
                             "_id": {"$dateTrunc": {"date": "$timestamp", "unit": "minute"}},
@@ -72,13 +92,13 @@ class SystemLogRepository(LogRepository[SystemLog]):
             },
             operation=operation,
         )
-        counted = {each["_id"].replace(tzinfo=UTC): each["count"] for each in answer["cursor"]["firstBatch"]}
+        counted = {each["_id"]: each["count"] for each in answer["cursor"]["firstBatch"]}
         minutes = (first + number * _MINUTE for number in range(round((last - first) / _MINUTE) + 1))
         return {minute: counted.get(minute, 0) for minute in minutes}
 
 
 def _minute(moment: datetime, operation: str) -> datetime:
     """Return the minute a moment is in."""
-    if not isinstance(moment, datetime) or moment.tzinfo is None:
+    if moment.tzinfo is None:
         raise DataError("give moments with their time zone", operation=operation)
     return moment.astimezone(UTC).replace(second=0, microsecond=0)

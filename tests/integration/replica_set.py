@@ -57,6 +57,7 @@ class ReplicaSet:
 
     def kill_primary(self) -> int:
         """End the primary by SIGKILL, and return which it was."""
+        client: MongoClient[dict[str, Any]]
         with MongoClient(self.url, serverSelectionTimeoutMS=30_000) as client:
             client.admin.command("ping")
             assert client.primary is not None
@@ -84,6 +85,7 @@ class ReplicaSet:
         self._processes[number] = spawn(server.command(url), home / "log")
 
     def _all_there(self) -> None:
+        client: MongoClient[dict[str, Any]]
         with MongoClient(self.url, serverSelectionTimeoutMS=1000) as client:
             states = [each["stateStr"] for each in client.admin.command("replSetGetStatus")["members"]]
             if sorted(states) != ["PRIMARY", "SECONDARY", "SECONDARY"]:

@@ -75,18 +75,27 @@ async def test_by_text(filled: MultiDB):
     found: list[UUID] = []
     after: str | None = None
     while True:
-        page = await filled.system_logs.search("refused", limit=4, after=after, service="service-0")
+        page = await filled.system_logs.search("refused", limit=2, after=after, service="service-0")
         found += [each.id for each in page]
         if (after := page.next) is None:
             break
-    assert found == [
-        each.id for each in reversed(ENTRIES) if "refused" in each.message and each.service == "service-0"
-    ]
+    grave = [each for each in reversed(ENTRIES) if each.level in {"warning", "error", "critical"}]
+    assert len(found) > 2
+    assert found == [each.id for each in grave if "refused" in each.message and each.service == "service-0"]
     phrase = await filled.system_logs.search('"payment 17 of" -refused')
     assert [each.message for each in phrase] == [ENTRIES[17].message]
-    for wrong in ("", "  ", None):
-        with pytest.raises(DataError, match="word"):
-            await filled.system_logs.search(wrong)  # type: ignore[arg-type]
+    errors = await filled.system_logs.search("accepted", level=LogLevel.ERROR)
+    assert list(errors) == [each for each in grave if "accepted" in each.message and each.level == "error"]
+    for wrong, problem in (({"text": "  "}, "word"), ({"text": "a", "level": "info"}, "warning, error")):
+        with pytest.raises(DataError, match=problem):
+            await filled.system_logs.search(**wrong)  # type: ignore[arg-type]
+    since, c = NOON + timedelta(minutes=3), filled.system_logs.c
+    page = await filled.system_logs.find(c.message.ilike("%REFUSED%"), c.timestamp > since, level="info")
+    assert list(page) == [
+        each
+        for each in reversed(ENTRIES)
+        if "refused" in each.message and each.timestamp > since and each.level == "info"
+    ]
 
 
 @pytest.mark.parametrize("equal", [{}, {"level": "error"}, {"service": "service-1", "level": "info"}])
