@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from multidb.models.health import PoolUsage, Role
 from multidb.settings import Settings
-from multidb.stores.mongo.driver import Client, Database, load
+from multidb.stores.mongo.changes import Changes, Position
+from multidb.stores.mongo.driver import ChangeStream, Client, Database, load
 from multidb.stores.mongo.errors import translating
 from multidb.stores.mongo.pool import PoolCounter
 from multidb.stores.store import Answer, Store
@@ -18,6 +21,9 @@ __all__ = ["MongoStore"]
 Document = dict[str, Any]
 #: Field and direction, 1 or -1, in order of weight.
 Sort = Sequence[tuple[str, int]]
+
+#: How long the server waits for a change before it answers that there is none.
+_PATIENCE = timedelta(milliseconds=500)
 
 
 class MongoStore(Store[Client]):
@@ -29,6 +35,7 @@ class MongoStore(Store[Client]):
         super().__init__(settings)
         self._pool = PoolCounter()
         self._free = asyncio.Semaphore(settings.mongo_pool_size)
+        self._waits = asyncio.Semaphore(max(1, settings.mongo_pool_size // 2))
         self._at_work = 0
         self._version = ""
 
@@ -62,6 +69,42 @@ class MongoStore(Store[Client]):
         async with self._call(operation):
             answer: Document = await self.database.command(dict(command))
         return answer
+
+    def watch(
+        self,
+        collection: str,
+        *,
+        match: Mapping[str, Any] | None = None,
+        after: Position | None = None,
+        operation: str,
+    ) -> Changes:
+        """Return the changes of a collection from when the block is entered, or after a position on.
+
+        `match` is a query on the server's events, such as `{"operationType": "insert",
+        "fullDocument.level": "error"}`. Each open one takes a connection most of the time; more than half
+        of them wait for each other, so that calls still find one.
+        """
+        options = {
+            "full_document": "updateLookup",
+            "max_await_time_ms": int(_PATIENCE.total_seconds() * 1000),
+        }
+
+        async def connect(position: Position | None) -> ChangeStream:
+            # Not `resume_after`, which goes no further where the collection was dropped.
+            return await load(self.settings.mongo_driver).watch(
+                self.database[collection],
+                [{"$match": dict(match)}] if match else [],
+                {**options, "start_after": position},
+            )
+
+        return Changes(connect, partial(self._wait, operation), after=after, operation=operation)
+
+    @asynccontextmanager
+    async def _wait(self, operation: str) -> AsyncIterator[None]:
+        """Make one call that waits for something to happen; never with more than half the connections."""
+        async with self._waits, self._call(operation):
+            _ = self.opened  # refuses what would go on after it was closed
+            yield
 
     @asynccontextmanager
     async def _call(self, operation: str) -> AsyncIterator[None]:
@@ -106,6 +149,7 @@ class MongoStore(Store[Client]):
         }
         self._pool = PoolCounter()
         self._free = asyncio.Semaphore(settings.mongo_pool_size)
+        self._waits = asyncio.Semaphore(max(1, settings.mongo_pool_size // 2))
         self._at_work = 0
         self._version = ""
         with translating("open"):

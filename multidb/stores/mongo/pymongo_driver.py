@@ -1,10 +1,13 @@
 """PyMongo Async: MongoDB's own client for asyncio."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pymongo import AsyncMongoClient
+from pymongo.asynchronous.change_stream import AsyncChangeStream
+from pymongo.asynchronous.collection import AsyncCollection
 
-__all__ = ["close", "connect"]
+__all__ = ["close", "connect", "watch"]
 
 
 def connect(url: str, options: dict[str, Any]) -> AsyncMongoClient[dict[str, Any]]:
@@ -13,3 +16,11 @@ def connect(url: str, options: dict[str, Any]) -> AsyncMongoClient[dict[str, Any
 
 async def close(client: AsyncMongoClient[dict[str, Any]]) -> None:
     await client.close()
+
+
+async def watch(
+    collection: AsyncCollection[dict[str, Any]],
+    pipeline: Sequence[Mapping[str, Any]],
+    options: dict[str, Any],
+) -> AsyncChangeStream[dict[str, Any]]:
+    return await collection.watch(pipeline, **options)
