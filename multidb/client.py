@@ -95,6 +95,7 @@ class MultiDB:
             redis=self._connections.redis,
             cache=self._cache,
             cursors=CursorCodec(self.settings.derive_key("cursor")),
+            before_closing=self._connections.before_closing,
             repositories=self._repositories,
         )
         for each in (*BUILT_IN, *repositories):
@@ -135,20 +136,24 @@ class MultiDB:
         *,
         repositories: Sequence[type[Repository]] = (),
         migration_paths: Sequence[Path] = (),
+        schema_paths: Sequence[Path] = (),
         progress: Callable[[str], None] | None = None,
     ) -> AsyncIterator[Self]:
         """Start real servers in `directory`, bring their schemas up to date, and open.
 
         Needs `multidb[embedded]`. Servers that run there already are used and left running;
         those started here stop at the end. The data stays. `migration_paths` are folders of the
-        application's own revisions, else those of the setting of that name. `progress` is called
-        with one short line a step, from more than one thread.
+        application's own revisions, `schema_paths` of its collections' schemas, else those of the
+        settings of these names. `progress` is called with one short line a step, from more than
+        one thread.
         """
         # The one import that points up: this convenience is the top of the house.
         from multidb.ops.embedded import provisioned
 
         async with (
-            provisioned(Path(directory), migration_paths=migration_paths, progress=progress) as settings,
+            provisioned(
+                Path(directory), migration_paths=migration_paths, schema_paths=schema_paths, progress=progress
+            ) as settings,
             cls(settings, repositories=repositories) as db,
         ):
             yield db

@@ -31,6 +31,7 @@ from multidb.stores.completion import complete
 from multidb.stores.postgres.engine import PostgresStore
 from multidb.stores.redis.client import RedisStore
 from multidb.stores.redis.keys import KeyPattern
+from multidb.stores.redis.outage import Outage
 
 __all__ = ["CacheAside", "uncached"]
 
@@ -57,13 +58,10 @@ class CacheAside:
         self._redis = redis
         self._postgres = postgres
         self._lease_ms = _milliseconds(lease)
-        self._away = False
         self._unstorable: set[str] = set()
         #: Entries that are to be deleted as soon as Redis answers, the oldest first.
         self._owed: dict[str, None] = {}
-        #: Calls answered without the cache because Redis was away or refused.
-        self.outages = 0
-        self._outages_before = 0
+        self.outage = Outage(_log, "reads go to the store")
 
     @property
     def bypassed(self) -> bool:
@@ -88,7 +86,7 @@ class CacheAside:
             if self._owed:
                 await self._settle(operation)
             held = await self._redis.get(key, operation=operation)
-            self._is_back()
+            self.outage.over()
             if held is not None and held.startswith(_VALUE):
                 try:
                     value: T = codec.decode(held[1:])
@@ -100,7 +98,7 @@ class CacheAside:
         except NotOpenError:
             raise
         except MultiDBError as error:
-            self._is_away(error)
+            self.outage.began(error)
             return await load()
         if lease is None:
             return await load()
@@ -117,9 +115,9 @@ class CacheAside:
         async def delete() -> None:
             try:
                 await self._redis.delete(keys, operation=operation)
-                self._is_back()
+                self.outage.over()
             except MultiDBError as error:
-                self._is_away(error)
+                self.outage.began(error)
                 self._owed.update(dict.fromkeys(keys))
                 while len(self._owed) > _MAX_OWED:
                     self._owed.pop(next(iter(self._owed)))
@@ -179,21 +177,7 @@ class CacheAside:
                 "cache_fill", [key], [lease, stored, _milliseconds(ttl)], operation=operation
             )
         except MultiDBError as error:
-            self._is_away(error)
-
-    def _is_away(self, error: MultiDBError) -> None:
-        self.outages += 1
-        if not self._away:
-            self._away = True
-            self._outages_before = self.outages - 1
-            _log.warning("Redis is away, reads go to the store: %s", error)
-
-    def _is_back(self) -> None:
-        if self._away:
-            self._away = False
-            _log.warning(
-                "Redis is back after %d calls without the cache", self.outages - self._outages_before
-            )
+            self.outage.began(error)
 
 
 @contextmanager

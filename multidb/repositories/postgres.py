@@ -201,8 +201,8 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         is called after each with how many there are so far. More than one round trip are a
         transaction, or a savepoint where one is ambient.
 
-        Raises: AlreadyExistsError, whose `keys` are the values of `columns` that were refused;
-        ConstraintError.
+        Raises: AlreadyExistsError, whose `keys` are the values of `columns` that were refused in the
+        round trip that failed, the first one to; ConstraintError.
         """
         operation = self._operation("add_many")
         return await self._bulk(self._company(operation)).add(new, operation, progress)

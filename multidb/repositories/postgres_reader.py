@@ -205,14 +205,22 @@ class PostgresReader(Repository, Generic[ModelT]):
         rows, more = await self._rows(where, keyset, size, position, company, "find", backwards=backwards)
         items = await self._including(list(map(self._read, rows)), include, operation)
 
-        def cursor_at(row: Record, there: bool) -> str | None:
-            return self._resources.cursors.encode(keyset.position(row), query=query) if there else None
+        # Where it came from there is more: the row that the cursor tells.
+        origin = position is not None and not keyset.includes(position, backwards=backwards)
 
+        def cursor_at(position: Sequence[Any], there: bool) -> str | None:
+            return self._resources.cursors.encode(position, query=query) if there else None
+
+        if rows:
+            following = cursor_at(keyset.position(rows[-1]), origin if backwards else more)
+            previous = cursor_at(keyset.position(rows[0]), more if backwards else origin)
+        else:
+            back = cursor_at(keyset.beside(position or (), before=backwards), origin)
+            following, previous = (back, None) if backwards else (None, back)
         return Page(
             tuple(items),
-            # Where it came from there is more: the row that the cursor tells.
-            next=cursor_at(rows[-1], backwards or more) if rows else None,
-            previous=cursor_at(rows[0], more if backwards else after is not None) if rows else None,
+            next=following,
+            previous=previous,
             total=await self._count(where, company) if total else None,
         )
 
@@ -324,7 +332,8 @@ class PostgresReader(Repository, Generic[ModelT]):
             here = keyset.read(position)
             nulls = [value is None for value in here.values()]
             values |= here
-        statement = self._crud(company).find(where, keyset, nulls, backwards=backwards)
+        inclusive = position is not None and keyset.includes(position, backwards=backwards)
+        statement = self._crud(company).find(where, keyset, nulls, backwards=backwards, inclusive=inclusive)
         rows = await self._run(name, statement, values, company)
         more = len(rows) > size
         rows = rows[:size]

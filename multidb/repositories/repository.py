@@ -1,7 +1,7 @@
 """What every repository is, whatever its store."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import NoneType, UnionType
@@ -53,6 +53,8 @@ class Resources:
     redis: RedisStore
     cache: CacheAside
     cursors: CursorCodec
+    #: What is to be done before the stores close; each ends by itself, and raises nothing.
+    before_closing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     #: Every repository, by its class; complete once all are wired.
     repositories: Mapping[type["Repository"], "Repository"] = field(default_factory=dict)
 

@@ -52,6 +52,18 @@ def condition(order: Sequence[str], row: Mapping[str, Any]) -> tuple[str, list[A
     return re.sub(r"\(([^()]+) OR false\)", r"\1", sql), statement.arguments(position)
 
 
+def test_a_place_beside_a_row_includes_it_from_one_side_only() -> None:
+    keyset = PostgresKeyset(items, ["name"])
+    here = keyset.position(cast(Record, HERE))
+    for backwards in (False, True):
+        assert not keyset.includes(here, backwards=backwards)
+        beside = keyset.beside(here, before=backwards)
+        assert keyset.read(through_json(beside)) == keyset.read(here)
+        assert keyset.beside(beside, before=backwards) == beside
+        assert not keyset.includes(beside, backwards=backwards)
+        assert keyset.includes(beside, backwards=not backwards)
+
+
 def through_json(position: Any) -> Any:
     return json.loads(json.dumps(position))
 
@@ -252,8 +264,13 @@ def test_the_condition_holds_for_exactly_the_rows_that_follow(
         for index, row in enumerate(expected):
             position = keyset.read(through_json(keyset.position(cast(Record, row))))
             nulls = [value is None for value in position.values()]
-            for backwards, others in ((False, expected[index + 1 :]), (True, expected[:index])):
-                where = keyset.beyond(nulls, backwards=backwards)
+            for backwards, inclusive, others in (
+                (False, False, expected[index + 1 :]),
+                (False, True, expected[index:]),
+                (True, False, expected[:index]),
+                (True, True, expected[: index + 1]),
+            ):
+                where = keyset.beyond(nulls, backwards=backwards, inclusive=inclusive)
                 query = sa.select(table.c.id).where(where).params(position)
                 compiled = query.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
                 found = {id for (id,) in connection.execute(str(compiled))}

@@ -25,6 +25,7 @@ from multidb import (
 )
 from multidb.registry import BUILT_IN, ROUTES, route_all
 from multidb.repositories.repository import Repository
+from multidb.repositories.session_tokens import SessionTokens
 from multidb.repositories.users import UserRepository
 from tests.contract.subjects import ROWS
 
@@ -382,6 +383,12 @@ ON_ROWS: dict[str, Callable[[Any, BaseModel], Awaitable[Any]]] = {
     "delete_many": lambda rows, _: rows.delete_many(id=ID),
     "restore": lambda rows, _: rows.restore(ID),
 }
+
+
+def token_of(db: MultiDB) -> str:
+    return SessionTokens(db.settings).issue(ID, ID)[0]
+
+
 CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     **{
         f"{entity}.{name}": lambda db, call=call, entity=entity, new=new: call(getattr(db, entity), new)  # type: ignore[misc]
@@ -412,8 +419,12 @@ CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     "system_logs.find": lambda db: db.system_logs.find(),
     "system_logs.append": lambda db: db.system_logs.append(SystemLog.model_validate(LOG)),
     "sessions.create": lambda db: db.sessions.create(ID),
-    "sessions.get": lambda db: db.sessions.get("A" * 64),
-    "sessions.revoke": lambda db: db.sessions.revoke("A" * 64),
+    "sessions.get": lambda db: db.sessions.get(token_of(db)),
+    "sessions.rotate": lambda db: db.sessions.rotate(token_of(db)),
+    "sessions.find": lambda db: db.sessions.find(ID),
+    "sessions.revoke": lambda db: db.sessions.revoke(token_of(db)),
+    "sessions.revoke_one": lambda db: db.sessions.revoke_one(ID, user_id=ID),
+    "sessions.revoke_all": lambda db: db.sessions.revoke_all(ID),
 }
 
 

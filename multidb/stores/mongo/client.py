@@ -8,19 +8,36 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
+from bson import CodecOptions
+from bson.raw_bson import RawBSONDocument
+from pymongo import errors as driver
+from pymongo.read_concern import ReadConcern
+
+from multidb.errors import MultiDBError, UnavailableError
 from multidb.models.health import PoolUsage, Role
 from multidb.settings import Settings
+from multidb.stores.mongo.calls import Call, Turns
 from multidb.stores.mongo.changes import Changes, Position
+from multidb.stores.mongo.documents import Document, Encoded, messages
 from multidb.stores.mongo.driver import ChangeStream, Client, Database, load
-from multidb.stores.mongo.errors import translating
+from multidb.stores.mongo.errors import (
+    ID_ALONE,
+    Unique,
+    is_about_id,
+    may_have_happened,
+    refusals,
+    translating,
+)
 from multidb.stores.mongo.pool import PoolCounter
 from multidb.stores.store import Answer, Store
 
 __all__ = ["MongoStore"]
 
-Document = dict[str, Any]
 #: Field and direction, 1 or -1, in order of weight.
 Sort = Sequence[tuple[str, int]]
+
+#: Gives documents as the bytes they are stored as.
+_RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 
 #: How long the server waits for a change before it answers that there is none.
 _PATIENCE = timedelta(milliseconds=500)
@@ -34,9 +51,8 @@ class MongoStore(Store[Client]):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._pool = PoolCounter()
-        self._free = asyncio.Semaphore(settings.mongo_pool_size)
-        self._waits = asyncio.Semaphore(max(1, settings.mongo_pool_size // 2))
-        self._at_work = 0
+        self._turns = Turns(settings.mongo_pool_size)
+        self._waits: asyncio.Semaphore
         self._version = ""
 
     @property
@@ -44,10 +60,65 @@ class MongoStore(Store[Client]):
         """The driver's own database object, Motor's or PyMongo's, for what the repositories do not offer."""
         return self.opened[_database_name(self.settings.mongo_url.get_secret_value())]
 
-    async def insert(self, collection: str, document: Document, *, operation: str) -> None:
-        """Store one document, which brings its own `_id`."""
+    async def insert_many(
+        self, collection: str, documents: Sequence[Encoded], *, operation: str, unique: Unique = ID_ALONE
+    ) -> dict[int, MultiDBError]:
+        """Store documents, each whatever becomes of the others; return by place what is not stored, and why.
+
+        They bring their `_id`. It takes as many round trips as their size asks for, one after
+        another: once MongoDB is away, those that were not sent yet have that error too. Where an
+        answer is lost the same is sent once more, and what is there by then is compared: a document
+        that is stored as it was given counts as stored by this call.
+        """
+        refused: dict[int, MultiDBError] = {}
+        for start, message in messages(documents):
+            try:
+                outcome = await self._insert_surely(collection, message, operation, unique)
+            except MultiDBError as error:
+                return refused | dict.fromkeys(range(start, len(documents)), error)
+            refused |= {start + place: error for place, error in outcome.items()}
+        return refused
+
+    async def _insert_surely(
+        self, collection: str, documents: Sequence[Encoded], operation: str, unique: Unique
+    ) -> dict[int, MultiDBError]:
+        try:
+            return await self._insert(collection, documents, operation, unique)
+        except UnavailableError as error:
+            if not may_have_happened(error):
+                raise
+        refused = await self._insert(collection, documents, operation, unique)
+        there = [place for place, error in refused.items() if is_about_id(error)]
+        if there:
+            stored = await self._stored(collection, [documents[place] for place in there], operation)
+            for place in sorted(there):
+                if (raw := bytes(documents[place].raw)) in stored:
+                    stored.remove(raw)  # of two that are the same, one alone was stored by this call
+                    del refused[place]
+        return refused
+
+    async def _insert(
+        self, collection: str, documents: Sequence[Encoded], operation: str, unique: Unique
+    ) -> dict[int, MultiDBError]:
+        async with self._call(operation, unique):
+            target = self.database[collection]
+            try:
+                if len(documents) == 1:  # for less than a bulk of one
+                    await target.insert_one(documents[0])
+                else:
+                    await target.insert_many(documents, ordered=False)
+            except (driver.BulkWriteError, driver.WriteError, driver.WriteConcernError) as error:
+                return refusals(error, len(documents), operation, unique)
+        return {}
+
+    async def _stored(self, collection: str, documents: Sequence[Encoded], operation: str) -> set[bytes]:
+        """Return what a majority has stored under the ids of these documents, byte for byte."""
+        ids = [document["_id"] for document in documents]
         async with self._call(operation):
-            await self.database[collection].insert_one(document)
+            target = self.database[collection].with_options(_RAW, read_concern=ReadConcern("majority"))
+            return {
+                bytes(document.raw) for document in await target.find({"_id": {"$in": ids}}).to_list(None)
+            }
 
     async def find_one(self, collection: str, query: Mapping[str, Any], *, operation: str) -> Document | None:
         """Return the first document that matches, or None."""
@@ -56,7 +127,7 @@ class MongoStore(Store[Client]):
         return document
 
     async def find(
-        self, collection: str, query: Mapping[str, Any], *, sort: Sort, limit: int, operation: str
+        self, collection: str, query: Mapping[str, Any], *, sort: Sort = (), limit: int, operation: str
     ) -> list[Document]:
         """Return the first `limit` documents that match, in order."""
         async with self._call(operation):
@@ -78,11 +149,11 @@ class MongoStore(Store[Client]):
         after: Position | None = None,
         operation: str,
     ) -> Changes:
-        """Return the changes of a collection from when the block is entered, or after a position on.
+        """Return the changes of a collection from when the block is entered, or from a position on.
 
         `match` is a query on the server's events, such as `{"operationType": "insert",
-        "fullDocument.level": "error"}`. Each open one takes a connection most of the time; more than half
-        of them wait for each other, so that calls still find one.
+        "fullDocument.level": "error"}`. Each that is open takes a connection most of the time; where
+        that is more than half of them, they take turns, so that calls still find one.
         """
         options = {
             "full_document": "updateLookup",
@@ -102,26 +173,13 @@ class MongoStore(Store[Client]):
     @asynccontextmanager
     async def _wait(self, operation: str) -> AsyncIterator[None]:
         """Make one call that waits for something to happen; never with more than half the connections."""
+        _ = self.opened
         async with self._waits, self._call(operation):
-            _ = self.opened  # refuses what would go on after it was closed
+            _ = self.opened  # what was closed meanwhile must not go on
             yield
 
-    @asynccontextmanager
-    async def _call(self, operation: str) -> AsyncIterator[None]:
-        """Make one call of the driver, and never more at a time than it has connections.
-
-        PyMongo's own queue for a connection does not survive cancellations: callers that wait in
-        it may never be woken. So nobody waits there.
-        """
-        with self.under_way, translating(operation):
-            async with asyncio.timeout(self.settings.mongo_timeout.total_seconds()):
-                await self._free.acquire()
-            self._at_work += 1
-            try:
-                yield
-            finally:
-                self._at_work -= 1
-                self._free.release()
+    def _call(self, operation: str, unique: Unique = ID_ALONE) -> Call:
+        return Call(self._turns, self.settings.mongo_timeout, self.under_way, operation, unique)
 
     async def ask(self, *, operation: str) -> Answer:
         async with self._call(operation):
@@ -136,7 +194,7 @@ class MongoStore(Store[Client]):
     def pool_usage(self) -> PoolUsage | None:
         if self._client is None:
             return None
-        return PoolUsage(size=self._pool.size, in_use=self._at_work, limit=self.settings.mongo_pool_size)
+        return PoolUsage(size=self._pool.size, in_use=self._turns.taken, limit=self.settings.mongo_pool_size)
 
     async def _connect(self) -> Client:
         settings = self.settings
@@ -148,9 +206,8 @@ class MongoStore(Store[Client]):
             "waitQueueTimeoutMS": settings.mongo_timeout,
         }
         self._pool = PoolCounter()
-        self._free = asyncio.Semaphore(settings.mongo_pool_size)
+        self._turns = Turns(settings.mongo_pool_size)
         self._waits = asyncio.Semaphore(max(1, settings.mongo_pool_size // 2))
-        self._at_work = 0
         self._version = ""
         with translating("open"):
             return load(settings.mongo_driver).connect(
@@ -159,6 +216,8 @@ class MongoStore(Store[Client]):
                     "appname": "multidb",
                     "event_listeners": [self._pool],
                     "maxPoolSize": settings.mongo_pool_size,
+                    # What Python has no datetime for must not fail those found with it.
+                    "datetime_conversion": "DATETIME_AUTO",
                     "tz_aware": True,
                     "uuidRepresentation": "standard",
                     "w": "majority",

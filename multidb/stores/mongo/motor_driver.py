@@ -19,7 +19,8 @@ def connect(url: str, options: dict[str, Any]) -> AsyncIOMotorClient[dict[str, A
 
 
 async def close(client: AsyncIOMotorClient[dict[str, Any]]) -> None:
-    client.close()
+    # It tells the server which sessions end, and would keep the event loop waiting for the answer.
+    await asyncio.to_thread(client.close)
 
 
 async def watch(

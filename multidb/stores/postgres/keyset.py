@@ -20,7 +20,11 @@ __all__ = ["Keyset"]
 
 
 class Keyset:
-    """An order over a table's rows. `names` are columns, `-name` for descending."""
+    """An order over a table's rows. `names` are columns, `-name` for descending.
+
+    A position in it is that of a row, the row's values. With one value more it is the place beside
+    that row: just before it if that is true, else just after it.
+    """
 
     def __init__(self, table: sa.Table, names: Sequence[str]) -> None:
         keys = [(name.removeprefix("-"), name.startswith("-")) for name in names]
@@ -46,15 +50,29 @@ class Keyset:
         """Return where a row stands in the order, as JSON values."""
         return [to_jsonable_python(row[column.name]) for column, _ in self._keys]
 
+    def beside(self, position: Sequence[Any], *, before: bool) -> list[Any]:
+        """Return the place just before the row of a position, or just after it."""
+        return [*self._row(position), before]
+
+    def includes(self, position: Sequence[Any], *, backwards: bool) -> bool:
+        """Tell whether the row of a position is itself among those beyond it."""
+        return self._row(position) is not position and position[-1] is not backwards
+
     def read(self, position: Sequence[Any]) -> dict[str, Any]:
         """Return a position as the columns' own values, by the names of `beyond`'s parameters."""
         return {
             f"_k{number}": None if value is None else _reader(column.type).validate_python(value)
-            for number, ((column, _), value) in enumerate(zip(self._keys, position, strict=True))
+            for number, ((column, _), value) in enumerate(zip(self._keys, self._row(position), strict=True))
         }
 
-    def beyond(self, nulls: Sequence[bool], *, backwards: bool = False) -> sa.ColumnElement[bool]:
-        """Return the condition of coming after a position, or before it.
+    def _row(self, position: Sequence[Any]) -> Sequence[Any]:
+        is_beside = len(position) == len(self._keys) + 1 and isinstance(position[-1], bool)
+        return position[:-1] if is_beside else position
+
+    def beyond(
+        self, nulls: Sequence[bool], *, backwards: bool = False, inclusive: bool = False
+    ) -> sa.ColumnElement[bool]:
+        """Return the condition of coming after a position, or before it; or of standing there, if inclusive.
 
         `nulls` tells which of its values are null; the others are parameters `_k0`, `_k1`, …
         """
@@ -68,9 +86,10 @@ class Keyset:
             # As a comparison of rows one range scan of an index answers it.
             row = sa.tuple_(*(column for column, _ in keys))
             bound = sa.tuple_(*(each for each in bounds if each is not None))
-            comparison: sa.ColumnElement[bool] = row < bound if keys[0][1] else row > bound
-            return comparison
-        condition: sa.ColumnElement[bool] = sa.false()
+            if inclusive:
+                return row <= bound if keys[0][1] else row >= bound
+            return row < bound if keys[0][1] else row > bound
+        condition: sa.ColumnElement[bool] = sa.true() if inclusive else sa.false()
         for (column, descending), value in reversed(list(zip(keys, bounds, strict=True))):
             same = column.is_(None) if value is None else column == value
             condition = sa.or_(_beyond(column, descending, value), sa.and_(same, condition))

@@ -1,44 +1,42 @@
-"""Redis's one way in: a bounded pool of connections, commands, and scripts by name."""
+"""Redis's one way in: commands and scripts, of which those that meet share a round trip."""
 
-import asyncio
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from functools import cache
-from importlib.resources import files
-from typing import Any, TypeAlias, cast
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.commands.core import AsyncScript
-from redis.maint_notifications import MaintNotificationsConfig
+from redis.asyncio import Redis
 
-from multidb.errors import ConfigurationError
+from multidb.errors import UnavailableError
 from multidb.models.health import PoolUsage, Role
-from multidb.settings import Settings
-from multidb.stores.redis.errors import translating
+from multidb.stores.redis.commands import Argument, Command, Key, scripted
+from multidb.stores.redis.dedicated import Dedicated
+from multidb.stores.redis.errors import told, translating
 from multidb.stores.redis.keys import KeyPattern
+from multidb.stores.redis.listener import Messages
+from multidb.stores.redis.server import Server
 from multidb.stores.store import Answer, Store
 
 __all__ = ["RedisStore"]
 
-Key: TypeAlias = str
-Argument: TypeAlias = str | bytes | int | float
 
+class RedisStore(Store[Server]):
+    """Runs commands and scripts. Texts are bytes in replies, as they are stored.
 
-class RedisStore(Store[Redis]):
-    """Runs commands and scripts. Values are bytes, as they are stored."""
+    Calls made at the same time leave in one pipeline; each gets its own replies and its own
+    error. `operation` names the call in errors. All raise UnavailableError if Redis cannot be
+    reached or the connection breaks, StoreTimeoutError after `Settings.redis_timeout`: the command
+    may have run then, and is not repeated, unless it was said to be `repeatable`.
+    """
 
     name = "redis"
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self._scripts: dict[str, AsyncScript] = {}
-
     @property
     def client(self) -> Redis:
-        """redis-py's own client, for what the repositories do not offer. Keys are as they are stored."""
-        return self.opened
+        """redis-py's own client, for what the repositories do not offer. Keys are as they are stored.
+
+        It has connections of its own, up to `Settings.redis_pool_size`.
+        """
+        return self.opened.client
 
     def pattern(self, pattern: str) -> KeyPattern:
         """Return the key pattern with the prefix of the settings in front."""
@@ -46,91 +44,91 @@ class RedisStore(Store[Redis]):
 
     async def get(self, key: Key, *, operation: str) -> bytes | None:
         """Return the string at `key`, or None."""
-        with self.under_way, translating(operation), _heeding():
-            value = await self.opened.get(key)
+        value = await self.execute("GET", key, operation=operation, repeatable=True)
         return cast(bytes | None, value)
 
+    async def get_many(self, keys: Sequence[Key], *, operation: str) -> list[bytes | None]:
+        """Return the string at each key, or None, in one round trip."""
+        gets = [Command("GET", key, repeatable=True) for key in keys]
+        return await self.send(gets, operation=operation)
+
     async def delete(self, keys: Iterable[Key], *, operation: str) -> None:
-        """Delete the keys that exist, in one round trip."""
-        client = self.opened
-        with self.under_way, translating(operation), _heeding():
-            # One command a key, not one for all: on a cluster they lie in different slots.
-            pipeline = client.pipeline(transaction=False)
-            for key in keys:
-                pipeline.delete(key)
-            for reply in await pipeline.execute(raise_on_error=False):
-                if isinstance(reply, Exception):
-                    raise reply
+        """Delete the keys that exist, in one round trip. Repeated if its answer is lost."""
+        await self.send([Command("DEL", key, repeatable=True) for key in keys], operation=operation)
+
+    async def execute(
+        self, name: str, key: Key, *arguments: Argument, operation: str, repeatable: bool = False
+    ) -> Any:
+        """Run one command, `execute("INCRBY", key, 2, operation=...)`, and return its reply."""
+        with translating(operation):
+            command = Command(name, key, *arguments, repeatable=repeatable)
+        return told((await self._replies(command))[0], operation)
 
     async def run(
-        self, script: str, keys: Iterable[Key], arguments: Iterable[Argument], *, operation: str
+        self,
+        script: str,
+        keys: Iterable[Key],
+        arguments: Iterable[Argument],
+        *,
+        operation: str,
+        repeatable: bool = False,
     ) -> Any:
         """Run `scripts/<script>.lua`, atomically; all its keys must lie in one hash slot."""
-        client = self.opened
-        loaded = self._scripts.get(script)
-        if loaded is None:
-            loaded = self._scripts[script] = client.register_script(_source(script))
-        with self.under_way, translating(operation), _heeding():
-            return await loaded(keys=list(keys), args=list(arguments))
+        with translating(operation):
+            command = scripted(script, keys, arguments, repeatable=repeatable)
+        return told((await self._replies(command))[0], operation)
+
+    async def send(self, commands: Sequence[Command], *, operation: str) -> list[Any]:
+        """Run commands and scripts in one round trip, and return a reply for each.
+
+        They are not a transaction, and those of one key only run in their order if no script among
+        them has to be loaded first. Raises: what the first one that failed raises; all are sent.
+        """
+        return [told(reply, operation) for reply in await self._replies(*commands)]
+
+    @asynccontextmanager
+    async def dedicated(self, key: Key, *, operation: str) -> AsyncIterator[Dedicated]:
+        """Lend the caller a connection to where `key` lies, for commands that block, WATCH and MULTI.
+
+        It is closed at the end. Up to `Settings.redis_pool_size` less four are lent at a time; who
+        comes later waits. Raises: StoreTimeoutError after `Settings.redis_timeout`.
+        """
+        async with self.opened.node(key).dedicated.lend(operation) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def listen(self, *channels: str, operation: str) -> AsyncIterator[Messages]:
+        """Listen to channels: what is published on them from the beginning of the block on is heard.
+
+        All listeners share one connection. `execute("PUBLISH", channel, data, operation=...)` publishes.
+        """
+        async with self.opened.node(channels[0]).listener.listen(channels, operation) as messages:
+            yield messages
+
+    async def _replies(self, *call: Command) -> list[Any]:
+        with self.under_way:
+            return await self.opened.send(call)
 
     async def ask(self, *, operation: str) -> Answer:
-        pipeline = self.opened.pipeline(transaction=False)
-        pipeline.info("server")
-        pipeline.info("replication")
-        with translating(operation), _heeding():
-            server, replication = await pipeline.execute()
-        role: Role = "primary" if replication["role"] == "master" else "replica"
-        return Answer(str(server["redis_version"]), role)
+        # HELLO's one argument, the protocol, stands where other commands have their key.
+        [reply] = await self.opened.ask((Command("HELLO", "3"),))
+        try:
+            hello: dict[bytes, Any] = told(reply, operation)
+        except UnavailableError as error:
+            if self.opened.refuses:
+                error.args = (f"{error.args[0]}; until it answers, calls fail at once",)
+            raise
+        role: Role = "primary" if hello[b"role"] == b"master" else "replica"
+        return Answer(hello[b"version"].decode(), role)
 
     def pool_usage(self) -> PoolUsage | None:
         if self._client is None:
             return None
-        pool = self._client.connection_pool
-        # redis-py tells these to its metrics only.
-        idle, in_use = len(pool._available_connections), len(pool._in_use_connections)  # noqa: SLF001
-        return PoolUsage(size=idle + in_use, in_use=in_use, limit=pool.max_connections)
+        return self._client.pool_usage()
 
-    async def _connect(self) -> Redis:
-        settings = self.settings
-        timeout = settings.redis_timeout.total_seconds()
+    async def _connect(self) -> Server:
         with translating("open"):
-            pool = BlockingConnectionPool.from_url(
-                settings.redis_url.get_secret_value(),
-                max_connections=settings.redis_pool_size,
-                timeout=timeout,
-                socket_timeout=timeout,
-                socket_connect_timeout=settings.connect_timeout.total_seconds(),
-                # A command may have run although its answer was lost; only the caller knows
-                # whether running it twice is harmless.
-                retry=Retry(NoBackoff(), 0),
-                # With these on, a connection the server has closed passes for a good one.
-                maint_notifications_config=MaintNotificationsConfig(enabled=False),
-                client_name="multidb",
-            )
-        if pool.connection_kwargs.get("decode_responses"):
-            raise ConfigurationError("MULTIDB_REDIS_URL must not set `decode_responses`: values are bytes")
-        return Redis(connection_pool=pool)
+            return Server(self.settings)
 
-    async def _disconnect(self, client: Redis) -> None:
-        self._scripts.clear()
-        await client.aclose()
-        await client.connection_pool.disconnect()
-
-
-@contextmanager
-def _heeding() -> Iterator[None]:
-    """Raise a cancellation that came inside and was lost.
-
-    The driver writes by `asyncio.wait_for`, which before Python 3.12 forgets one that comes when
-    the bytes have just been written: the caller would go on as if nobody had cancelled it.
-    """
-    task = asyncio.current_task()
-    before = task.cancelling() if task is not None else 0
-    yield
-    if task is not None and task.cancelling() > before:
-        raise asyncio.CancelledError
-
-
-@cache
-def _source(script: str) -> str:
-    return files("multidb.stores.redis").joinpath("scripts", f"{script}.lua").read_text(encoding="utf-8")
+    async def _disconnect(self, client: Server) -> None:
+        await client.close()

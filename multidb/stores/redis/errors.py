@@ -3,6 +3,8 @@
 redis-py's `ConnectionError` and `TimeoutError` are not Python's: both kinds are translated.
 """
 
+from typing import Any
+
 from redis import exceptions as driver
 
 from multidb.errors import (
@@ -19,7 +21,11 @@ from multidb.errors import (
 )
 from multidb.stores.translation import Kind, Translating
 
-__all__ = ["translate", "translating"]
+__all__ = ["Refused", "told", "translate", "translating"]
+
+
+class Refused(driver.ConnectionError):
+    """Nothing was sent, for the server has not answered lately."""
 
 
 _UNREACHED = Kind(UnavailableError, "Redis could not be reached, or the connection broke")
@@ -38,6 +44,9 @@ _REFUSED = Kind(StoreError, "Redis refused the command or failed at it")
 _BY_CLASS: dict[type, Kind] = {
     driver.RedisError: _REFUSED,
     driver.ConnectionError: _UNREACHED,
+    Refused: Kind(
+        UnavailableError, "Redis has not answered lately; nothing was sent, and another call will try"
+    ),
     driver.MaxConnectionsError: Kind(UnavailableError, "every connection of the Redis pool is in use"),
     driver.BusyLoadingError: Kind(UnavailableError, "Redis is still loading its data"),
     driver.AuthenticationError: _REFUSED_LOGIN,
@@ -92,6 +101,13 @@ class translating(Translating):  # noqa: N801  reads as what it does: `with tran
 
     def _translate(self, error: BaseException) -> MultiDBError | None:
         return translate(error, self._operation)
+
+
+def told(reply: Any, operation: str) -> Any:
+    """Return a reply, or raise the error that stands in its place: to each caller one of its own."""
+    if isinstance(reply, Exception):
+        raise translate(reply, operation) or reply from reply
+    return reply
 
 
 def translate(error: BaseException, operation: str) -> MultiDBError | None:
