@@ -116,15 +116,10 @@ class Changes:
 
     async def _step(self) -> tuple[Mapping[str, Any] | None, Position | None, bool]:
         """Wait a moment for an event. Return it if one came, where it ends, and whether others may follow."""
-        task = asyncio.current_task()
-        cancellations = 0 if task is None else task.cancelling()
         async with self._waiting():
             if self._stream is None:
                 self._stream = await self._connect(self.position)
             event = await self._stream.try_next()
-        if task is not None and task.cancelling() > cancellations:
-            # `asyncio.wait_for`, which PyMongo waits with, may lose one below Python 3.12: this would go on.
-            raise asyncio.CancelledError
         return event, self._stream.resume_token, self._stream.alive
 
     async def _let_go(self) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from bson import CodecOptions
 from bson.raw_bson import RawBSONDocument
+from pymongo import ReturnDocument
 from pymongo import errors as driver
 from pymongo.read_concern import ReadConcern
 
@@ -19,7 +20,7 @@ from multidb.settings import Settings
 from multidb.stores.mongo.calls import Call, Turns
 from multidb.stores.mongo.changes import Changes, Position
 from multidb.stores.mongo.documents import Document, Encoded, messages
-from multidb.stores.mongo.driver import ChangeStream, Client, Database, load
+from multidb.stores.mongo.driver import ChangeStream, Client, Database, Session, load
 from multidb.stores.mongo.errors import (
     ID_ALONE,
     Unique,
@@ -29,6 +30,7 @@ from multidb.stores.mongo.errors import (
     translating,
 )
 from multidb.stores.mongo.pool import PoolCounter
+from multidb.stores.mongo.transactions import Transactions
 from multidb.stores.store import Answer, Store
 
 __all__ = ["MongoStore"]
@@ -54,6 +56,7 @@ class MongoStore(Store[Client]):
         self._turns = Turns(settings.mongo_pool_size)
         self._waits: asyncio.Semaphore
         self._version = ""
+        self.transactions = Transactions(self._began, self._call, lambda: self.under_way, settings)
 
     @property
     def database(self) -> Database:
@@ -85,7 +88,7 @@ class MongoStore(Store[Client]):
         try:
             return await self._insert(collection, documents, operation, unique)
         except UnavailableError as error:
-            if not may_have_happened(error):
+            if not may_have_happened(error) or self.transactions.current() is not None:
                 raise
         refused = await self._insert(collection, documents, operation, unique)
         there = [place for place, error in refused.items() if is_about_id(error)]
@@ -100,14 +103,16 @@ class MongoStore(Store[Client]):
     async def _insert(
         self, collection: str, documents: Sequence[Encoded], operation: str, unique: Unique
     ) -> dict[int, MultiDBError]:
-        async with self._call(operation, unique):
+        async with self._call(operation, unique) as session:
             target = self.database[collection]
             try:
                 if len(documents) == 1:  # for less than a bulk of one
-                    await target.insert_one(documents[0])
+                    await target.insert_one(documents[0], session=session)
                 else:
-                    await target.insert_many(documents, ordered=False)
+                    await target.insert_many(documents, ordered=False, session=session)
             except (driver.BulkWriteError, driver.WriteError, driver.WriteConcernError) as error:
+                if session is not None:
+                    raise  # nothing of the transaction stands
                 return refusals(error, len(documents), operation, unique)
         return {}
 
@@ -122,21 +127,80 @@ class MongoStore(Store[Client]):
 
     async def find_one(self, collection: str, query: Mapping[str, Any], *, operation: str) -> Document | None:
         """Return the first document that matches, or None."""
-        async with self._call(operation):
-            document: Document | None = await self.database[collection].find_one(query)
+        async with self._call(operation) as session:
+            document: Document | None = await self.database[collection].find_one(query, session=session)
         return document
 
     async def find(
         self, collection: str, query: Mapping[str, Any], *, sort: Sort = (), limit: int, operation: str
     ) -> list[Document]:
         """Return the first `limit` documents that match, in order."""
-        async with self._call(operation):
-            cursor = self.database[collection].find(query, sort=list(sort), limit=limit, batch_size=limit)
-            documents: list[Document] = await cursor.to_list(limit)
+        async with self._call(operation) as session:
+            cursor = self.database[collection].find(
+                query, sort=list(sort), limit=limit, batch_size=limit, session=session
+            )
+            documents: list[Document] = await cursor.to_list(None)
         return documents
 
+    async def count(self, collection: str, query: Mapping[str, Any], *, operation: str) -> int:
+        """Return how many documents match."""
+        async with self._call(operation) as session:
+            return int(await self.database[collection].count_documents(query, session=session))
+
+    async def exists(self, collection: str, query: Mapping[str, Any], *, operation: str) -> bool:
+        """Return whether a document matches."""
+        async with self._call(operation) as session:
+            found = await self.database[collection].find_one(query, {"_id": 1}, session=session)
+        return found is not None
+
+    async def change_one(
+        self,
+        collection: str,
+        query: Mapping[str, Any],
+        change: Mapping[str, Any],
+        *,
+        upsert: bool = False,
+        operation: str,
+        unique: Unique = ID_ALONE,
+    ) -> Document | None:
+        """Change the document that matches and return it as it is then; None if there is none.
+
+        With `upsert` one is made then. One call, atomic.
+        """
+        async with self._call(operation, unique) as session:
+            document: Document | None = await self.database[collection].find_one_and_update(
+                query, change, upsert=upsert, return_document=ReturnDocument.AFTER, session=session
+            )
+        return document
+
+    async def change_many(
+        self,
+        collection: str,
+        query: Mapping[str, Any],
+        change: Mapping[str, Any],
+        *,
+        operation: str,
+        unique: Unique = ID_ALONE,
+    ) -> int:
+        """Change the documents that match, each by itself, and return how many there were."""
+        async with self._call(operation, unique) as session:
+            outcome = await self.database[collection].update_many(query, change, session=session)
+        return int(outcome.matched_count)
+
+    async def delete_one(self, collection: str, query: Mapping[str, Any], *, operation: str) -> bool:
+        """Delete the document that matches; return whether there was one."""
+        async with self._call(operation) as session:
+            outcome = await self.database[collection].delete_one(query, session=session)
+        return bool(outcome.deleted_count)
+
+    async def delete_many(self, collection: str, query: Mapping[str, Any], *, operation: str) -> int:
+        """Delete the documents that match, each by itself, and return how many there were."""
+        async with self._call(operation) as session:
+            outcome = await self.database[collection].delete_many(query, session=session)
+        return int(outcome.deleted_count)
+
     async def command(self, command: Mapping[str, Any], *, operation: str) -> Document:
-        """Run one database command and return its answer."""
+        """Run one database command and return its answer. It takes no part in a transaction."""
         async with self._call(operation):
             answer: Document = await self.database.command(dict(command))
         return answer
@@ -179,7 +243,19 @@ class MongoStore(Store[Client]):
             yield
 
     def _call(self, operation: str, unique: Unique = ID_ALONE) -> Call:
-        return Call(self._turns, self.settings.mongo_timeout, self.under_way, operation, unique)
+        """Return what one call of the driver is made in; it gives the ambient transaction's session."""
+        return Call(
+            self._turns,
+            self.settings.mongo_timeout,
+            self.under_way,
+            operation,
+            unique,
+            self.transactions.current(),
+        )
+
+    async def _began(self) -> Session:
+        """Return a session with a transaction begun; it has not been at the server yet."""
+        return await load(self.settings.mongo_driver).begin(self.opened)
 
     async def ask(self, *, operation: str) -> Answer:
         async with self._call(operation):

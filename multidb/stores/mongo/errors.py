@@ -29,6 +29,8 @@ __all__ = [
     "ID_ALONE",
     "Unique",
     "is_about_id",
+    "is_unconfirmed",
+    "may_be_replayed",
     "may_have_happened",
     "refusals",
     "translate",
@@ -197,16 +199,18 @@ def refusals(
     unique: Unique = ID_ALONE,
 ) -> dict[int, MultiDBError]:
     """Return what became of the `count` documents of an unordered write, by place, where that is an error."""
-    details = error.details or {}
-    if not isinstance(error, driver.BulkWriteError):
-        told = translate(error, operation, unique)
-        return {} if told is None else {0: told}
     refused: dict[int, MultiDBError] = {}
-    for failure in (details.get("writeConcernErrors") or ())[:1]:
-        # It is about all that were written.
-        refused = dict.fromkeys(range(count), _told(_kind_of(failure), failure, operation, unique))
-    for failure in details.get("writeErrors") or ():
-        refused[failure["index"]] = _told(_kind_of(failure), failure, operation, unique)
+    if not isinstance(error, driver.BulkWriteError):
+        if (told := translate(error, operation, unique)) is not None:
+            refused[0] = told
+    else:
+        for failure in (error.details.get("writeConcernErrors") or ())[:1]:
+            # It is about all that were written.
+            refused = dict.fromkeys(range(count), _told(_kind_of(failure), failure, operation, unique))
+        for failure in error.details.get("writeErrors") or ():
+            refused[failure["index"]] = _told(_kind_of(failure), failure, operation, unique)
+    for told in refused.values():
+        told.__cause__ = error
     return refused
 
 
@@ -216,6 +220,21 @@ def may_have_happened(error: UnavailableError) -> bool:
     return isinstance(cause, driver.AutoReconnect) and not isinstance(
         cause, driver.ServerSelectionTimeoutError | driver.NetworkTimeout
     )
+
+
+def may_be_replayed(error: MultiDBError) -> bool:
+    """Tell whether a transaction that ended so was rolled back, and may be run again from the start."""
+    return _has_label(error, "TransientTransactionError")
+
+
+def is_unconfirmed(error: MultiDBError) -> bool:
+    """Tell whether a commit ended so that it may have happened, and may be sent again."""
+    return _has_label(error, "UnknownTransactionCommitResult")
+
+
+def _has_label(error: MultiDBError, label: str) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, driver.PyMongoError) and cause.has_error_label(label)
 
 
 def is_about_id(error: MultiDBError) -> bool:

@@ -7,15 +7,22 @@ from functools import partial
 from typing import Any, TypeVar
 
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
+from pymongo.read_concern import ReadConcern
 from pymongo.synchronous.change_stream import ChangeStream
 
-__all__ = ["close", "connect", "watch"]
+__all__ = ["begin", "close", "connect", "watch"]
 
 T = TypeVar("T")
 
 
 def connect(url: str, options: dict[str, Any]) -> AsyncIOMotorClient[dict[str, Any]]:
     return AsyncIOMotorClient(url, io_loop=asyncio.get_running_loop(), **options)
+
+
+async def begin(client: AsyncIOMotorClient[dict[str, Any]]) -> Any:
+    session = await client.start_session()
+    session.start_transaction(read_concern=ReadConcern("snapshot"))
+    return session
 
 
 async def close(client: AsyncIOMotorClient[dict[str, Any]]) -> None:

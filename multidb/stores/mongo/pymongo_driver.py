@@ -6,12 +6,19 @@ from typing import Any
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.change_stream import AsyncChangeStream
 from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.read_concern import ReadConcern
 
-__all__ = ["close", "connect", "watch"]
+__all__ = ["begin", "close", "connect", "watch"]
 
 
 def connect(url: str, options: dict[str, Any]) -> AsyncMongoClient[dict[str, Any]]:
     return AsyncMongoClient(url, **options)
+
+
+async def begin(client: AsyncMongoClient[dict[str, Any]]) -> Any:
+    session = client.start_session()
+    await session.start_transaction(read_concern=ReadConcern("snapshot"))
+    return session
 
 
 async def close(client: AsyncMongoClient[dict[str, Any]]) -> None:
