@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -85,6 +85,8 @@ class Load:
         self._service = service
         self.appended: list[int] = []
         self.failed = 0
+        #: What a tail told of.
+        self.told: list[int] = []
         self.emitted = 0
         self._next = 0
         self._stopped = False
@@ -112,6 +114,11 @@ class Load:
                 self.emitted += 1
             await asyncio.sleep(0.005)
 
+    async def tail(self) -> None:
+        long_ago = datetime.now(UTC) - timedelta(hours=1)
+        async for entry in self._db.system_logs.tail(since=long_ago, service=self._service):
+            self.told.append(entry.context["n"])
+
     async def during(self, work: Callable[[], Any]) -> None:
         tasks = [asyncio.create_task(self._append()) for _ in range(APPENDERS)]
         tasks.append(asyncio.create_task(self._emit()))
@@ -134,9 +141,12 @@ async def outage(settings: Settings, deployment: Deployment, *, pause: float) ->
     await schemas.apply(settings)
     async with MultiDB(settings) as db:
         load = Load(db, service)
+        tail = asyncio.create_task(load.tail())
 
         async def work() -> None:
-            await until(lambda: len(load.appended) > 500 and db.system_logs.emitted.stored > 100)
+            await until(
+                lambda: len(load.appended) > 500 and load.told and db.system_logs.emitted.stored > 100
+            )
             await asyncio.to_thread(deployment.kill)
             # Of three, another takes over, and may do so before a driver's retry has given up.
             if isinstance(deployment, Lone):
@@ -159,6 +169,11 @@ async def outage(settings: Settings, deployment: Deployment, *, pause: float) ->
             found[document["context"]["n"]] += 1
         assert set(found.values()) == {1}
         assert not set(load.appended) - set(found)
+        # Whoever follows has missed nothing, and was told nothing twice.
+        await until(lambda: len(load.told) >= len(found))
+        tail.cancel()
+        await asyncio.wait([tail])
+        assert Counter(load.told) == found
         assert counts.emitted == load.emitted
         assert counts.refused == 0
         assert counts.stored + sum(counts.shed.values()) == load.emitted

@@ -58,6 +58,7 @@ async def test_by_what_they_say_the_newest_first_and_by_index(filled: MultiDB, e
         "explain",
         {"find": "system_logs", "filter": equal, "sort": {"timestamp": -1, "_id": -1}},
         verbosity="queryPlanner",
+        codec_options=filled.mongo.database.codec_options,
     )
     assert "IXSCAN" in str(plan)
     assert "COLLSCAN" not in str(plan)

@@ -1,7 +1,9 @@
 """MongoDB's one way in: a client of either driver, and the calls the repositories make."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,8 +18,9 @@ from multidb.errors import MultiDBError, UnavailableError
 from multidb.models.health import PoolUsage, Role
 from multidb.settings import Settings
 from multidb.stores.mongo.calls import Call, Turns
+from multidb.stores.mongo.changes import Changes, Position
 from multidb.stores.mongo.documents import Document, Encoded, messages
-from multidb.stores.mongo.driver import Client, Database, Session, load
+from multidb.stores.mongo.driver import ChangeStream, Client, Database, Session, load
 from multidb.stores.mongo.emitting import Emitter
 from multidb.stores.mongo.errors import (
     ID_ALONE,
@@ -39,6 +42,9 @@ Sort = Sequence[tuple[str, int]]
 #: Gives documents as the bytes they are stored as.
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 
+#: How long the server waits for a change before it answers that there is none.
+_PATIENCE = timedelta(milliseconds=500)
+
 
 class MongoStore(Store[Client]):
     """Reads and writes documents. Writes are acknowledged by a majority, and journalled."""
@@ -49,6 +55,7 @@ class MongoStore(Store[Client]):
         super().__init__(settings)
         self._pool = PoolCounter()
         self._turns = Turns(settings.mongo_pool_size)
+        self._waits: asyncio.Semaphore
         self._version = ""
         self.transactions = Transactions(self._began, self._call, lambda: self.under_way, settings)
         self._emitters: list[Emitter] = []
@@ -251,6 +258,43 @@ class MongoStore(Store[Client]):
             answer: Document = await database.command(dict(command), codec_options=database.codec_options)
         return answer
 
+    def watch(
+        self,
+        collection: str,
+        *,
+        match: Mapping[str, Any] | None = None,
+        after: Position | None = None,
+        operation: str,
+    ) -> Changes:
+        """Return the changes of a collection from when the block is entered, or from a position on.
+
+        `match` is a query on the server's events, such as `{"operationType": "insert",
+        "fullDocument.level": "error"}`. Each that is open takes a connection most of the time; where
+        that is more than half of them, they take turns, so that calls still find one.
+        """
+        options = {
+            "full_document": "updateLookup",
+            "max_await_time_ms": int(_PATIENCE.total_seconds() * 1000),
+        }
+
+        async def connect(position: Position | None) -> ChangeStream:
+            # Not `resume_after`, which goes no further where the collection was dropped.
+            return await load(self.settings.mongo_driver).watch(
+                self.database[collection],
+                [{"$match": dict(match)}] if match else [],
+                {**options, "start_after": position},
+            )
+
+        return Changes(connect, partial(self._wait, operation), after=after, operation=operation)
+
+    @asynccontextmanager
+    async def _wait(self, operation: str) -> AsyncIterator[None]:
+        """Make one call that waits for something to happen; never with more than half the connections."""
+        _ = self.opened
+        async with self._waits, self._call(operation):
+            _ = self.opened  # what was closed meanwhile must not go on
+            yield
+
     def _call(self, operation: str, unique: Unique = ID_ALONE) -> Call:
         """Return what one call of the driver is made in; it gives the ambient transaction's session."""
         return Call(
@@ -292,6 +336,7 @@ class MongoStore(Store[Client]):
         }
         self._pool = PoolCounter()
         self._turns = Turns(settings.mongo_pool_size)
+        self._waits = asyncio.Semaphore(max(1, settings.mongo_pool_size // 2))
         self._version = ""
         with translating("open"):
             return load(settings.mongo_driver).connect(
