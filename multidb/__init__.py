@@ -41,6 +41,7 @@ from multidb.models import (
     DocumentChanges,
     DocumentMatch,
     DocumentStatus,
+    Emitted,
     Entity,
     EntityFields,
     Field,
@@ -97,8 +98,10 @@ from multidb.models import (
 )
 from multidb.repositories.append_only import AppendOnlyRepository
 from multidb.repositories.held_lock import HeldLock
+from multidb.repositories.logs import LogRepository
 from multidb.repositories.mongo import MongoRepository
 from multidb.repositories.postgres import PostgresRepository
+from multidb.repositories.redaction import Redact, Redactor
 from multidb.repositories.relations import BelongsTo, HasMany, HasOne, Relation, Through
 from multidb.settings import Settings
 from multidb.stores.postgres.ambient import Transaction
@@ -130,6 +133,7 @@ __all__ = [
     "DocumentChanges",
     "DocumentMatch",
     "DocumentStatus",
+    "Emitted",
     "Entity",
     "EntityFields",
     "Field",
@@ -155,6 +159,7 @@ __all__ = [
     "LockLostError",
     "LockNotAcquiredError",
     "LogLevel",
+    "LogRepository",
     "Model",
     "MongoRepository",
     "MultiDB",
@@ -180,6 +185,8 @@ __all__ = [
     "PresenceEvent",
     "RateLimitExceededError",
     "RealtimeEvent",
+    "Redact",
+    "Redactor",
     "Related",
     "Relation",
     "Row",
