@@ -21,23 +21,35 @@ class Network:
         self.losses = 0
         #: How many of these commands went through.
         self.sent = 0
+        self._connections: set[asyncio.Task[None]] = set()
 
-    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection of the client's."""
+        self._connections.add(asyncio.create_task(self._serve(reader, writer)))
+
+    async def close(self) -> None:
+        """End the connections that are left."""
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there_writer = await asyncio.open_connection(*self._server)
         lost = asyncio.Event()
         ways = [
             asyncio.create_task(self._to_server(reader, there_writer, lost)),
             asyncio.create_task(self._to_client(there_reader, writer, lost)),
         ]
-        # Its cancellation is the end of the test, and nobody's to hear of.
-        with suppress(asyncio.CancelledError):
+        try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        for way in ways:
-            way.cancel()
-        await asyncio.gather(*ways, return_exceptions=True)
-        for each in (writer, there_writer):
-            each.close()
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            for each in (writer, there_writer):
+                each.close()
+                with suppress(OSError):
+                    await each.wait_closed()
 
     async def _to_server(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lost: asyncio.Event
@@ -80,4 +92,4 @@ async def lossy(
         yield settings.model_copy(update={"mongo_url": SecretStr(url)}), network
     finally:
         server.close()
-        await server.wait_closed()
+        await network.close()
