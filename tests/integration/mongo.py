@@ -21,17 +21,17 @@ class Network:
         self.losses = 0
         #: How many of these commands went through.
         self.sent = 0
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection of the client's."""
-        self._connections.add(asyncio.create_task(self._serve(reader, writer)))
+        self._connections[asyncio.create_task(self._serve(reader, writer))] = writer
 
     async def close(self) -> None:
         """End the connections that are left."""
-        for connection in self._connections:
-            connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        for writer in self._connections.values():
+            writer.close()
+        await asyncio.gather(*self._connections)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there_writer = await asyncio.open_connection(*self._server)
@@ -40,16 +40,14 @@ class Network:
             asyncio.create_task(self._to_server(reader, there_writer, lost)),
             asyncio.create_task(self._to_client(there_reader, writer, lost)),
         ]
-        try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            for each in (writer, there_writer):
-                each.close()
-                with suppress(OSError):
-                    await each.wait_closed()
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
+        for each in (writer, there_writer):
+            each.close()
+            with suppress(OSError):
+                await each.wait_closed()
 
     async def _to_server(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lost: asyncio.Event
