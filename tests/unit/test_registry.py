@@ -423,7 +423,9 @@ CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     "system_logs.append": lambda db: db.system_logs.append(SystemLog.model_validate(LOG)),
     "system_logs.append_many": lambda db: db.system_logs.append_many([SystemLog.model_validate(LOG)]),
     "system_logs.tail": lambda db: anext(db.system_logs.tail()),
-    "system_logs.per_minute": lambda db: db.system_logs.per_minute(since=datetime(2026, 1, 1, tzinfo=UTC)),
+    "system_logs.per_minute": lambda db: db.system_logs.per_minute(
+        since=datetime.now(UTC) - timedelta(minutes=1)
+    ),
     "system_logs.search": lambda db: db.system_logs.search("words"),
     "sessions.create": lambda db: db.sessions.create(ID),
     "sessions.get": lambda db: db.sessions.get(token_of(db)),
