@@ -25,6 +25,7 @@ from multidb.repositories.jobs import JobRepository
 from multidb.repositories.kanban_boards import KanbanBoardRepository
 from multidb.repositories.kanban_cards import KanbanCardRepository
 from multidb.repositories.kanban_columns import KanbanColumnRepository
+from multidb.repositories.locks import LockRepository
 from multidb.repositories.redaction import Redact, Redactor
 from multidb.repositories.repository import Repository, Resources
 from multidb.repositories.sessions import SessionRepository
@@ -79,6 +80,7 @@ class MultiDB:
     audit_logs: AuditLogRepository
     system_logs: SystemLogRepository
     sessions: SessionRepository
+    locks: LockRepository
 
     def __init__(
         self,
@@ -122,6 +124,7 @@ class MultiDB:
         self.audit_logs = self[AuditLogRepository]
         self.system_logs = self[SystemLogRepository]
         self.sessions = self[SessionRepository]
+        self.locks = self[LockRepository]
 
     def __getitem__(self, repository: type[RepositoryT]) -> RepositoryT:
         """Return the repository of this class."""

@@ -18,6 +18,7 @@ from multidb.repositories.jobs import JobRepository
 from multidb.repositories.kanban_boards import KanbanBoardRepository
 from multidb.repositories.kanban_cards import KanbanCardRepository
 from multidb.repositories.kanban_columns import KanbanColumnRepository
+from multidb.repositories.locks import LockRepository
 from multidb.repositories.postgres_reader import PostgresReader
 from multidb.repositories.repository import Repository
 from multidb.repositories.sessions import SessionRepository
@@ -59,6 +60,7 @@ BUILT_IN: tuple[type[Repository], ...] = (
     AuditLogRepository,
     SystemLogRepository,
     SessionRepository,
+    LockRepository,
 )
 
 _PLANNED = (
@@ -79,7 +81,6 @@ _PLANNED = (
     Route("rate_limits", "redis", "rate_limit:user:{user_id}:{endpoint}"),
     Route("presence", "redis", "realtime:user:{user_id}:presence"),
     Route("uploads", "redis", "temp:upload:{upload_id}"),
-    Route("locks", "redis", "lock:document:{document_id}"),
     Route("counters", "redis", "counter:api_calls:{endpoint}:{date}"),
 )
 

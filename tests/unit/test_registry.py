@@ -429,6 +429,8 @@ CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     "sessions.revoke": lambda db: db.sessions.revoke(token_of(db)),
     "sessions.revoke_one": lambda db: db.sessions.revoke_one(ID, user_id=ID),
     "sessions.revoke_all": lambda db: db.sessions.revoke_all(ID),
+    "locks.document": lambda db: db.locks.document(ID).__aenter__(),
+    "locks.documents": lambda db: db.locks.documents([ID]).__aenter__(),
 }
 
 
