@@ -76,6 +76,7 @@ from multidb.models import (
     Order,
     Page,
     PoolUsage,
+    PresenceEvent,
     RealtimeEvent,
     Related,
     Row,
@@ -96,6 +97,7 @@ from multidb.models import (
     uuid7,
 )
 from multidb.repositories.append_only import AppendOnlyRepository
+from multidb.repositories.held_lock import HeldLock
 from multidb.repositories.logs import LogRepository
 from multidb.repositories.mongo import MongoRepository
 from multidb.repositories.postgres import PostgresRepository
@@ -141,6 +143,7 @@ __all__ = [
     "HasMany",
     "HasOne",
     "Health",
+    "HeldLock",
     "HttpMethod",
     "InvalidCursorError",
     "Job",
@@ -179,6 +182,7 @@ __all__ = [
     "Page",
     "PoolUsage",
     "PostgresRepository",
+    "PresenceEvent",
     "RateLimitExceededError",
     "RealtimeEvent",
     "Redact",

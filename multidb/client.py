@@ -26,6 +26,7 @@ from multidb.repositories.kanban_boards import KanbanBoardRepository
 from multidb.repositories.kanban_cards import KanbanCardRepository
 from multidb.repositories.kanban_columns import KanbanColumnRepository
 from multidb.repositories.locks import LockRepository
+from multidb.repositories.presence import PresenceRepository
 from multidb.repositories.redaction import Redact, Redactor
 from multidb.repositories.repository import Repository, Resources
 from multidb.repositories.sessions import SessionRepository
@@ -80,6 +81,7 @@ class MultiDB:
     audit_logs: AuditLogRepository
     system_logs: SystemLogRepository
     sessions: SessionRepository
+    presence: PresenceRepository
     locks: LockRepository
 
     def __init__(
@@ -124,6 +126,7 @@ class MultiDB:
         self.audit_logs = self[AuditLogRepository]
         self.system_logs = self[SystemLogRepository]
         self.sessions = self[SessionRepository]
+        self.presence = self[PresenceRepository]
         self.locks = self[LockRepository]
 
     def __getitem__(self, repository: type[RepositoryT]) -> RepositoryT:

@@ -20,6 +20,7 @@ from multidb.repositories.kanban_cards import KanbanCardRepository
 from multidb.repositories.kanban_columns import KanbanColumnRepository
 from multidb.repositories.locks import LockRepository
 from multidb.repositories.postgres_reader import PostgresReader
+from multidb.repositories.presence import PresenceRepository
 from multidb.repositories.repository import Repository
 from multidb.repositories.sessions import SessionRepository
 from multidb.repositories.system_logs import SystemLogRepository
@@ -60,6 +61,7 @@ BUILT_IN: tuple[type[Repository], ...] = (
     AuditLogRepository,
     SystemLogRepository,
     SessionRepository,
+    PresenceRepository,
     LockRepository,
 )
 
@@ -79,7 +81,6 @@ _PLANNED = (
     ),
     Route("cache", "redis", "cache:user:{user_id}"),
     Route("rate_limits", "redis", "rate_limit:user:{user_id}:{endpoint}"),
-    Route("presence", "redis", "realtime:user:{user_id}:presence"),
     Route("uploads", "redis", "temp:upload:{upload_id}"),
     Route("counters", "redis", "counter:api_calls:{endpoint}:{date}"),
 )

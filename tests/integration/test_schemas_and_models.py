@@ -7,6 +7,7 @@ not fit, and whoever writes past the repositories is refused what they would ref
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,7 +17,6 @@ from bson.binary import UuidRepresentation
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from pymongo import MongoClient
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 
@@ -26,6 +26,8 @@ from multidb.ops.schemas import CollectionSchema, load
 from multidb.registry import BUILT_IN
 from multidb.repositories.mongo_reader import MongoReader
 from multidb.settings import MongoSettings, Settings
+
+from .places import place
 
 pytestmark = pytest.mark.mongo
 
@@ -85,13 +87,9 @@ class Validated:
 
 
 @pytest.fixture
-def validated(name: str, multidb_settings: Settings) -> Iterator[Validated]:
-    url = multidb_settings.mongo_url.get_secret_value()
-    with MongoClient[dict[str, Any]](url, uuidRepresentation="standard") as client:
-        database = client.get_default_database()
-        collection = database.create_collection("validated", **SCHEMAS[name].validation())
-        yield Validated(collection)
-        collection.drop()
+def validated(name: str, multidb_servers: Settings, tmp_path: Path) -> Iterator[Validated]:
+    with place(multidb_servers, tmp_path) as here:
+        yield Validated(here.database.create_collection("validated", **SCHEMAS[name].validation()))
 
 
 def stored(entity: Entity) -> dict[str, Any]:
