@@ -360,3 +360,14 @@ async def test_the_spilling_goes_on_while_mongodb_is_away(
                 if db.system_logs.emitted.pending < 900:
                     db.system_logs.emit(entry())
                 await asyncio.sleep(0)
+
+
+async def test_an_emit_inside_a_transaction_is_no_part_of_it(db: MultiDB):
+    """Also where it is the first, whose caller's context the task would have."""
+    given = entry()
+    with pytest.raises(KeyError):
+        async with db.mongo_transaction():
+            db.system_logs.emit(given)
+            await settled(db)
+            raise KeyError
+    assert await stored(db) == [given.id]
