@@ -84,7 +84,7 @@ class Backlog:
             if not buffer.fits(size) and not self._making_room and not self._make_room(item):
                 return
             buffer.put(item)
-            if buffer.count >= self._armed or (self._armed != _NEVER and buffer.size > _BATCH_BYTES):
+            if buffer.count >= self._armed or (self._armed != _NEVER and self.plenty):
                 self._armed = _NEVER
                 self._alarm()
 
@@ -104,7 +104,7 @@ class Backlog:
     def arm(self, count: float) -> bool:
         """Have the alarm called at so many documents; False if there are as many already."""
         with self._lock:
-            if self._buffer.count >= count or self._buffer.size > _BATCH_BYTES:
+            if self._buffer.count >= count or self.plenty:
                 return False
             self._armed = count
             return True
@@ -112,6 +112,11 @@ class Backlog:
     def disarm(self) -> None:
         """Have the alarm not called."""
         self._armed = _NEVER
+
+    @property
+    def plenty(self) -> bool:
+        """Whether the buffer fills a round trip."""
+        return self._buffer.count >= BATCH or self._buffer.size > _BATCH_BYTES
 
     @property
     def fullness(self) -> float:
