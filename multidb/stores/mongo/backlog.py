@@ -159,7 +159,7 @@ class Backlog:
             with self._encoding:
                 with self._lock:
                     items = self._buffer.give_up(len(self._ranks) - 1, _SPILLED_AT_ONCE)
-                self._lose(self._entries(items))
+                self._push_out(items)
 
     def abandon(self) -> None:
         """Spill or shed all that is in memory. Blocks."""
@@ -167,7 +167,7 @@ class Backlog:
             while self.on_the_way:
                 self._lose(self.on_the_way.pop(0))
             while items := self._buffer.give_up(len(self._ranks) - 1, _SPILLED_AT_ONCE):
-                self._lose(self._entries(items))
+                self._push_out(items)
             if self.spill is not None:
                 self.spill.close()
 
@@ -193,9 +193,9 @@ class Backlog:
             while not self._buffer.fits(item.size):
                 victims = self._buffer.give_up(item.rank, 1 if self.spill is None else _SPILLED_AT_ONCE)
                 if not victims:
-                    self._lose(self._entries([item]))
+                    self._push_out([item])
                     return False
-                self._lose(self._entries(victims))
+                self._push_out(victims)
             return True
         finally:
             self._making_room = False
@@ -211,6 +211,14 @@ class Backlog:
             else:
                 entries.append(Entry(document, item.rank))
         return entries
+
+    def _push_out(self, items: Sequence[Item]) -> None:
+        if self.spill is not None:
+            self._lose(self._entries(items))
+            return
+        with self._lock:
+            for item in items:
+                self._shed[item.rank] += 1
 
     def _lose(self, entries: Sequence[Entry]) -> None:
         """Write these to the spill file, and shed those that are not."""
