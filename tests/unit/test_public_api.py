@@ -32,6 +32,7 @@ CALLED: tuple[type, ...] = (MultiDB, PostgresRepository, MongoRepository, *BUILT
 BY_POSITION = {
     # One thought: what to change, and how.
     "PostgresRepository.update": ["changes"],
+    "MongoRepository.update": ["changes"],
     # One thought: whose history.
     "AuditLogRepository.history": ["id"],
 }
