@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from benchmarks import postgres, reads
+from benchmarks import mongo, postgres, reads
 from benchmarks.run import Sizes
 from multidb.settings import Settings
 
@@ -36,3 +36,12 @@ async def test_reads_are_measured(multidb_settings: Settings, capsys: pytest.Cap
     printed = capsys.readouterr().out
     assert printed.count("| asyncpg fetchrow |") == 5
     assert printed.count("| redis-py GET |") == 2
+
+
+@pytest.mark.mongo
+async def test_logs_are_measured(multidb_settings: Settings):
+    sizes = mongo.Sizes(seconds=0.01, rounds=1, tasks=(1, 64), sustained=0.3)
+    lines = await mongo.measure(multidb_settings, sizes, beanie=False)
+    assert sum(line.startswith("## ") for line in lines) == 4
+    for work, rows in {"append": 4, "emit": 2, "find": 2}.items():
+        assert sum(line.startswith(f"| {work} |") for line in lines) == rows, work
