@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
+# The program, and the libraries that few machines have already.
+PGBOUNCER := pgbouncer libc-ares2 libevent-2.1-7
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 
@@ -32,6 +34,11 @@ demo: $(READY) ## Start real servers from wheels, run a small application's day,
 .PHONY: test
 test: $(READY) ## Run the suite on real servers, JOBS=2 sets of them at a time
 	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+.PHONY: pgbouncer
+pgbouncer: $(READY) ## Fetch Debian's PgBouncer into .venv, for the tests that need one
+	@cd "$$(mktemp -d)" && { apt-get download $(PGBOUNCER) || { apt-get update && apt-get download $(PGBOUNCER); }; } \
+	  && for package in *.deb; do dpkg --extract "$$package" $(CURDIR)/$(VENV)/pgbouncer; done
 
 .PHONY: check
 check: $(READY) ## Lint, format, types, import contracts

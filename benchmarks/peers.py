@@ -19,7 +19,7 @@ POOL = 10
 @asynccontextmanager
 async def peers(settings: Settings, *, advanced_alchemy: bool) -> AsyncIterator[dict[str, Side]]:
     """Yield the peers by name, their connections open; advanced-alchemy only if it is asked for."""
-    url = dsn(settings)
+    url = dsn(settings.postgres_url)
     engine = create_async_engine(
         url.replace("postgresql://", "postgresql+asyncpg://", 1), pool_size=POOL, max_overflow=0
     )

@@ -26,6 +26,7 @@ from multidb.models import (
     PERSONAL,
     SECRET,
     UNCHANGED,
+    ApiRequestLog,
     AuditAction,
     AuditLog,
     CalendarEvent,
@@ -47,6 +48,7 @@ from multidb.models import (
     Form,
     FormChanges,
     Health,
+    HttpMethod,
     Job,
     JobChanges,
     JobState,
@@ -73,6 +75,7 @@ from multidb.models import (
     Order,
     Page,
     PoolUsage,
+    RealtimeEvent,
     Related,
     Row,
     RowFields,
@@ -80,6 +83,7 @@ from multidb.models import (
     StoreHealth,
     SystemLog,
     User,
+    UserActivityLog,
     UserChanges,
     UserProfile,
     UserProfileChanges,
@@ -90,6 +94,7 @@ from multidb.models import (
     VersionedFields,
     uuid7,
 )
+from multidb.repositories.append_only import AppendOnlyRepository
 from multidb.repositories.mongo import MongoRepository
 from multidb.repositories.postgres import PostgresRepository
 from multidb.repositories.relations import BelongsTo, HasMany, HasOne, Relation, Through
@@ -101,6 +106,8 @@ __all__ = [
     "SECRET",
     "UNCHANGED",
     "AlreadyExistsError",
+    "ApiRequestLog",
+    "AppendOnlyRepository",
     "AuditAction",
     "AuditLog",
     "BelongsTo",
@@ -130,6 +137,7 @@ __all__ = [
     "HasMany",
     "HasOne",
     "Health",
+    "HttpMethod",
     "InvalidCursorError",
     "Job",
     "JobChanges",
@@ -167,6 +175,7 @@ __all__ = [
     "PoolUsage",
     "PostgresRepository",
     "RateLimitExceededError",
+    "RealtimeEvent",
     "Related",
     "Relation",
     "Row",
@@ -182,6 +191,7 @@ __all__ = [
     "TransactionError",
     "UnavailableError",
     "User",
+    "UserActivityLog",
     "UserChanges",
     "UserProfile",
     "UserProfileChanges",

@@ -95,6 +95,7 @@ class MultiDB:
             redis=self._connections.redis,
             cache=self._cache,
             cursors=CursorCodec(self.settings.derive_key("cursor")),
+            before_closing=self._connections.before_closing,
             repositories=self._repositories,
         )
         for each in (*BUILT_IN, *repositories):
@@ -135,20 +136,24 @@ class MultiDB:
         *,
         repositories: Sequence[type[Repository]] = (),
         migration_paths: Sequence[Path] = (),
+        schema_paths: Sequence[Path] = (),
         progress: Callable[[str], None] | None = None,
     ) -> AsyncIterator[Self]:
         """Start real servers in `directory`, bring their schemas up to date, and open.
 
         Needs `multidb[embedded]`. Servers that run there already are used and left running;
         those started here stop at the end. The data stays. `migration_paths` are folders of the
-        application's own revisions, else those of the setting of that name. `progress` is called
-        with one short line a step, from more than one thread.
+        application's own revisions, `schema_paths` of its collections' schemas, else those of the
+        settings of these names. `progress` is called with one short line a step, from more than
+        one thread.
         """
         # The one import that points up: this convenience is the top of the house.
         from multidb.ops.embedded import provisioned
 
         async with (
-            provisioned(Path(directory), migration_paths=migration_paths, progress=progress) as settings,
+            provisioned(
+                Path(directory), migration_paths=migration_paths, schema_paths=schema_paths, progress=progress
+            ) as settings,
             cls(settings, repositories=repositories) as db,
         ):
             yield db
@@ -244,6 +249,34 @@ class MultiDB:
         return await self._connections.postgres.transactions.run(
             with_transaction, attempts=attempts, options=options
         )
+
+    def mongo_transaction(self) -> AbstractAsyncContextManager[None]:
+        """Begin a MongoDB transaction that every repository of documents called in this task joins.
+
+        It commits at the end of the block, and rolls back on an error or a cancellation; nested, it
+        joins the one that is there. It covers MongoDB alone, and is not atomic with PostgreSQL,
+        around it or inside: one of the two may commit and the other not.
+
+        Raises: UnavailableError if the connection breaks: during the commit, whether it happened is
+        not known. ConflictError, retryable, if another transaction changes the same documents.
+        TransactionError if the ambient transaction is another task's, or a call in this one failed
+        and its error was caught; ConfigurationError if the server is no member of a replica set.
+        """
+        return self._connections.mongo.transactions.begin()
+
+    async def run_mongo_transaction(self, work: Callable[[], Awaitable[R]], *, attempts: int = 5) -> R:
+        """Run `work` inside `mongo_transaction()` and return what it returns, replayed where that may help.
+
+        It is called again from the start, up to `attempts` times in all and after a short pause at
+        random, when the transaction was rolled back for a conflict with another or for a connection
+        that broke. So `work` must do nothing outside MongoDB that must not happen twice. Inside a
+        transaction it runs once, for only the whole can be replayed.
+
+        Raises: what `mongo_transaction` does, and what `work` raises.
+        """
+        if attempts < 1:
+            raise DataError("`attempts` must be 1 or more", operation="run_mongo_transaction")
+        return await self._connections.mongo.transactions.run(work, attempts=attempts)
 
     # --- whose rows
 

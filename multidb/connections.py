@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from types import TracebackType
@@ -34,6 +35,8 @@ class ConnectionManager:
         self._stores: tuple[Store[Any], ...] = (self.redis, self.mongo, self.postgres)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changing = asyncio.Lock()
+        #: What is to be done while the stores are still open; each ends by itself, and raises nothing.
+        self.before_closing: list[Callable[[], Awaitable[None]]] = []
 
     async def open(self) -> None:
         """Connect to all stores at once, within `Settings.open_timeout`. Idempotent.
@@ -64,8 +67,12 @@ class ConnectionManager:
         """
         self._refuse_other_loop("close")
         async with self._changing:
-            self._loop = None
-            await self._close_all()
+            try:
+                if self._loop is not None:
+                    await asyncio.gather(*(work() for work in self.before_closing))
+            finally:
+                self._loop = None
+                await self._close_all()
 
     async def _close_all(self) -> None:
         async with AsyncExitStack() as stack:

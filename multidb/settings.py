@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
@@ -27,6 +27,7 @@ from multidb.errors import ConfigurationError, StoreName
 __all__ = [
     "ENV_FILES",
     "STORES",
+    "Age",
     "MongoDriver",
     "MongoSettings",
     "PostgresSettings",
@@ -128,8 +129,47 @@ def _seconds(value: object) -> object:
     return value
 
 
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_FOREVER = "forever"
+
+
+def _age(value: object) -> object:
+    """Read `30d`, `12h`, `15m`, `45s` or `forever`; anything but a string passes as it is."""
+    if not isinstance(value, str):
+        return value
+    if value == _FOREVER:
+        return None
+    if not (match := re.fullmatch(r"(\d{1,9})([smhd])", value, re.ASCII)):
+        raise ValueError("must be a number and a unit, such as 30d, 12h, 15m or 45s, or `forever`")
+    return int(match[1]) * timedelta(**{_UNITS[match[2]]: 1})
+
+
+def _countable(value: timedelta | None) -> timedelta | None:
+    # As MongoDB counts it: in whole seconds, of which it takes no more.
+    if value is not None and (value % timedelta(seconds=1) or not 1 <= value.total_seconds() < 2**31 - 1):
+        raise ValueError("must be whole seconds, at least one and less than 68 years")
+    return value
+
+
+def _by_name(value: object) -> object:
+    """Split `system_logs=30d, realtime_events=1d` into names and values; anything but a string passes."""
+    if not isinstance(value, str):
+        return value
+    pairs = [word.partition("=") for word in value.replace(",", " ").split()]
+    if not all(name and equals for name, equals, _ in pairs):
+        raise ValueError("must be pairs such as system_logs=30d, separated by commas")
+    if len({name for name, *_ in pairs}) < len(pairs):
+        raise ValueError("must name each collection once")
+    return {name: age for name, _, age in pairs}
+
+
+#: How long something is kept; None for ever.
+Age = Annotated[timedelta | None, BeforeValidator(_age), AfterValidator(_countable)]
 Seconds = Annotated[timedelta, BeforeValidator(_seconds), AfterValidator(_positive)]
 PoolSize = Annotated[int, Field(ge=1, le=10_000)]
+PostgresUrl = Annotated[
+    SecretStr, AfterValidator(_url(("postgresql", "postgres", "postgresql+asyncpg"), database=True))
+]
 
 
 class _Variables(BaseSettings):
@@ -185,15 +225,19 @@ class PostgresSettings(_Variables):
         super().__init__(**values)
 
     #: `postgresql://user:password@host:5432/database`
-    postgres_url: Annotated[
-        SecretStr, AfterValidator(_url(("postgresql", "postgres", "postgresql+asyncpg"), database=True))
-    ]
+    postgres_url: PostgresUrl
+    #: Whether a connection prepares each statement once and keeps it. False behind a pooler that gives
+    #: the statements of one session to several connections and does not keep track of them.
+    postgres_prepared_statements: bool = True
     #: The most connections the client opens.
     postgres_pool_size: PoolSize = 10
     #: How long a caller may wait for a free connection, and then for the answer of each statement.
     postgres_timeout: Seconds = timedelta(seconds=30)
     #: How long any server may take to accept a connection.
     connect_timeout: Seconds = timedelta(seconds=5)
+    #: Where migrations connect, and what else changes the schema, if not at `postgres_url`: behind a
+    #: pooler, the server itself.
+    migration_url: PostgresUrl | None = None
     #: Folders with Alembic revisions of the application's own, which are run beside multidb's.
     migration_paths: Annotated[tuple[DirectoryPath, ...], NoDecode, BeforeValidator(_paths)] = ()
     #: How long a migration waits for another one to end, and each of its steps for others' locks.
@@ -211,6 +255,13 @@ class MongoSettings(_Variables):
     mongo_pool_size: PoolSize = 50
     mongo_timeout: Seconds = timedelta(seconds=30)
     connect_timeout: Seconds = timedelta(seconds=5)
+    #: Folders with schema files of the application's own collections, applied beside multidb's.
+    schema_paths: Annotated[tuple[DirectoryPath, ...], NoDecode, BeforeValidator(_paths)] = ()
+    #: How long one `schemas apply` waits for another one to end.
+    schema_timeout: Seconds = timedelta(seconds=60)
+    #: How long documents are kept, by collection, where it is not as the schema's file says:
+    #: `system_logs=30d, realtime_events=12h, usage_analytics=forever`. Made so by `schemas apply`.
+    retention: Annotated[Mapping[str, Age], NoDecode, BeforeValidator(_by_name)] = {}
 
 
 class Settings(PostgresSettings, MongoSettings):
@@ -260,6 +311,15 @@ class Settings(PostgresSettings, MongoSettings):
     cache_lease: Seconds = timedelta(seconds=10)
     #: How long a session lives after it was created.
     session_lifetime: Seconds = timedelta(days=14)
+    #: How long a session lives unused.
+    session_idle_timeout: Seconds = timedelta(days=7)
+    #: How often a session in use is noted as used: once in this time, or in half the idle timeout
+    #: where that is less. A session left alone may end by so much earlier.
+    session_touch_interval: Seconds = timedelta(seconds=60)
+    #: How many sessions a user may have; one more ends the one that would end first.
+    session_limit: Annotated[int, Field(ge=1, le=1000)] = 50
+    #: How long a token may be used after it was rotated, by those who do not know of it yet.
+    session_grace: Seconds = timedelta(seconds=10)
 
     def derive_key(self, purpose: str) -> bytes:
         """Return the 32-byte key for `purpose`: the same in every process with these settings."""

@@ -8,6 +8,7 @@ import pytest
 
 from multidb.settings import Settings
 
+from .integration.pooler import pgbouncer
 from .integration.redis_topologies import cluster, sentinels
 
 pytest_plugins = ["multidb.testing"]
@@ -55,10 +56,19 @@ def multidb_settings(
     return multidb_settings.model_copy(update={"redis_url": url, "key_prefix": prefix})
 
 
+def pytest_report_header() -> str:
+    return (
+        f"PgBouncer: {pgbouncer() or 'none to be had, its tests are left out; `make pgbouncer` fetches it'}"
+    )
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the long forms to `make torture`: deselected and not skipped, for nothing is missing."""
-    if os.environ.get("MULTIDB_TORTURE"):
-        return
-    if long := [item for item in items if item.get_closest_marker("torture")]:
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if item not in long]
+    """Leave the long forms to `make torture`: deselected and not skipped, for nothing is missing.
+
+    So are the tests of a PgBouncer where there is none, which the header says.
+    """
+    left_out = set() if os.environ.get("MULTIDB_TORTURE") else {"torture"}
+    left_out |= set() if pgbouncer() else {"pgbouncer"}
+    if out := [item for item in items if any(map(item.get_closest_marker, left_out))]:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in out]

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from multidb.cli import inspection, lifecycle, partitions, schema, shell
+from multidb.cli import inspection, lifecycle, partitions, schema, schemas, shell
 from multidb.cli.output import show_error
 from multidb.errors import MultiDBError
 
@@ -35,6 +35,7 @@ for command in (
     lifecycle.clean,
 ):
     app.command()(command)
+app.add_typer(schemas.schemas)
 
 
 def run() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 import typer
 
 from multidb.errors import ConfigurationError
-from multidb.settings import PostgresSettings
+from multidb.settings import MongoSettings, PostgresSettings
 from multidb.stack.protocol import Backend
 from multidb.stack.state import ENV_FILE
 
@@ -32,7 +32,7 @@ BackendOption: TypeAlias = Annotated[
 
 AsJSON: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
-S = TypeVar("S", bound=PostgresSettings)
+S = TypeVar("S", bound=PostgresSettings | MongoSettings)
 
 
 def settings_for(directory: Path, kind: type[S]) -> S:

@@ -1,5 +1,6 @@
 """The entities, one family a file."""
 
+from multidb.models.api_request_logs import ApiRequestLog, HttpMethod
 from multidb.models.audit_logs import AuditAction, AuditLog
 from multidb.models.calendar_events import CalendarEvent, CalendarEventChanges, NewCalendarEvent
 from multidb.models.companies import Company, CompanyChanges, NewCompany
@@ -24,8 +25,10 @@ from multidb.models.kanban import (
     NewKanbanColumn,
 )
 from multidb.models.page import Page
+from multidb.models.realtime_events import RealtimeEvent
 from multidb.models.sessions import Session
 from multidb.models.system_logs import LogLevel, SystemLog
+from multidb.models.user_activity_logs import UserActivityLog
 from multidb.models.user_profiles import NewUserProfile, UserProfile, UserProfileChanges
 from multidb.models.user_sessions import NewUserSession, UserSession, UserSessionChanges
 from multidb.models.users import NewUser, User, UserChanges
@@ -34,6 +37,7 @@ __all__ = [
     "PERSONAL",
     "SECRET",
     "UNCHANGED",
+    "ApiRequestLog",
     "AuditAction",
     "AuditLog",
     "CalendarEvent",
@@ -55,6 +59,7 @@ __all__ = [
     "Form",
     "FormChanges",
     "Health",
+    "HttpMethod",
     "Job",
     "JobChanges",
     "JobState",
@@ -81,6 +86,7 @@ __all__ = [
     "Order",
     "Page",
     "PoolUsage",
+    "RealtimeEvent",
     "Related",
     "Row",
     "RowFields",
@@ -88,6 +94,7 @@ __all__ = [
     "StoreHealth",
     "SystemLog",
     "User",
+    "UserActivityLog",
     "UserChanges",
     "UserProfile",
     "UserProfileChanges",

@@ -12,11 +12,14 @@ __all__ = [
     "SECRET",
     "TO_UTC",
     "UNCHANGED",
+    "Device",
     "Email",
+    "IpAddress",
     "Masked",
     "Name",
     "Slug",
     "Title",
+    "UserAgent",
     "UtcDatetime",
     "UtcMilliseconds",
     "utc_now",
@@ -58,6 +61,15 @@ Title = Annotated[str, StringConstraints(pattern=r"\S", max_length=500)]
 
 #: The part of a URL that names a thing: lower-case words joined by hyphens.
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:-[a-z0-9]+)*$", max_length=100)]
+
+#: What a user calls the thing they sign in with.
+Device = Annotated[str, StringConstraints(max_length=200)]
+
+#: An address of IPv4 or IPv6, as text; with a zone at most, and without a port.
+IpAddress = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f:.]+(?:%[0-9A-Za-z._-]+)?$", max_length=64)]
+
+#: What a browser says of itself.
+UserAgent = Annotated[str, StringConstraints(max_length=1000)]
 
 
 @dataclass(frozen=True, slots=True)

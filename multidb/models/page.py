@@ -14,7 +14,8 @@ class Page(Generic[ItemT]):
     """The items of one page, in order, and the cursors of its neighbours.
 
     `next` is None on the last page; else give it as `after=` to the same query. `previous` is None
-    on the first page; else give it as `before=`. `total` is how many items all pages have, where
+    on the first page; else give it as `before=`. A page that is empty, for what stood there is gone,
+    leads back to where it was come from. `total` is how many items all pages have, where
     that was asked for.
     """
 

@@ -3,10 +3,8 @@
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import StringConstraints
-
 from multidb.models.entity import Entity
-from multidb.models.fields import UtcDatetime
+from multidb.models.fields import PERSONAL, Device, IpAddress, UserAgent, UtcDatetime
 
 __all__ = ["Session"]
 
@@ -14,10 +12,16 @@ __all__ = ["Session"]
 class Session(Entity):
     """A live session. It never holds the token that opens it.
 
-    `id` may be shown to the user and to support staff; it opens nothing.
+    `id` may be shown to the user and to support staff; it opens nothing, and stays when the token
+    is rotated.
     """
 
     user_id: UUID
-    device: Annotated[str, StringConstraints(max_length=200)] | None = None
+    device: Device | None = None
+    ip: Annotated[IpAddress, PERSONAL] | None = None
+    user_agent: Annotated[UserAgent, PERSONAL] | None = None
     created_at: UtcDatetime
+    #: When it was last used, to within `Settings.session_touch_interval`.
+    last_seen_at: UtcDatetime
+    #: When it ends at the latest; unused, it ends earlier.
     expires_at: UtcDatetime

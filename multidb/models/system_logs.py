@@ -10,7 +10,12 @@ from multidb.models.entity import Entity
 from multidb.models.fields import UtcMilliseconds, utc_now
 from multidb.models.ids import uuid7
 
-__all__ = ["LogLevel", "SystemLog"]
+__all__ = ["LogLevel", "RequestId", "Service", "SystemLog"]
+
+#: Which part of the application it was.
+Service = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+#: What ties together all that was done for one request.
+RequestId = Annotated[str, StringConstraints(max_length=200)]
 
 
 class LogLevel(StrEnum):
@@ -29,8 +34,8 @@ class SystemLog(Entity):
     id: UUID = Field(default_factory=uuid7)
     timestamp: UtcMilliseconds = Field(default_factory=utc_now)
     level: LogLevel
-    service: Annotated[str, StringConstraints(min_length=1, max_length=100)]
+    service: Service
     message: Annotated[str, StringConstraints(max_length=100_000)]
     context: dict[str, Any] = {}
     user_id: UUID | None = None
-    request_id: Annotated[str, StringConstraints(max_length=200)] | None = None
+    request_id: RequestId | None = None

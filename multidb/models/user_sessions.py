@@ -11,16 +11,12 @@ import pydantic
 from pydantic import StringConstraints
 
 from multidb.models.entity import Model, Row
-from multidb.models.fields import PERSONAL, UNCHANGED, UtcDatetime, utc_now
+from multidb.models.fields import PERSONAL, UNCHANGED, Device, IpAddress, UserAgent, UtcDatetime, utc_now
 from multidb.models.filters import Field, RowFields
 from multidb.models.ids import uuid7
 
 __all__ = ["NewUserSession", "UserSession", "UserSessionChanges", "UserSessionFields"]
 
-_Device = Annotated[str, StringConstraints(max_length=200)]
-#: An address of IPv4 or IPv6, as text; with a zone at most, and without a port.
-_Ip = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f:.]+(?:%[0-9A-Za-z._-]+)?$", max_length=64)]
-_UserAgent = Annotated[str, StringConstraints(max_length=1000)]
 _Reason = Annotated[str, StringConstraints(pattern=r"\S", max_length=100)]
 
 
@@ -28,9 +24,9 @@ class UserSession(Row):
     """A session as it is remembered. `ended_at` is None while nobody has told of its end."""
 
     user_id: UUID
-    device: _Device | None = None
-    ip: Annotated[_Ip, PERSONAL] | None = None
-    user_agent: Annotated[_UserAgent, PERSONAL] | None = None
+    device: Device | None = None
+    ip: Annotated[IpAddress, PERSONAL] | None = None
+    user_agent: Annotated[UserAgent, PERSONAL] | None = None
     started_at: UtcDatetime
     ended_at: UtcDatetime | None = None
     #: Such as `signed out`, `expired`, `revoked`.
@@ -42,9 +38,9 @@ class NewUserSession(Model):
 
     id: UUID = pydantic.Field(default_factory=uuid7)
     user_id: UUID
-    device: _Device | None = None
-    ip: _Ip | None = None
-    user_agent: _UserAgent | None = None
+    device: Device | None = None
+    ip: IpAddress | None = None
+    user_agent: UserAgent | None = None
     started_at: UtcDatetime = pydantic.Field(default_factory=utc_now)
     ended_at: UtcDatetime | None = None
     end_reason: _Reason | None = None
@@ -53,8 +49,8 @@ class NewUserSession(Model):
 class UserSessionChanges(Model):
     """What may change about a session: how it ended, and from where it was last used."""
 
-    ip: _Ip | None = UNCHANGED
-    user_agent: _UserAgent | None = UNCHANGED
+    ip: IpAddress | None = UNCHANGED
+    user_agent: UserAgent | None = UNCHANGED
     ended_at: UtcDatetime | None = UNCHANGED
     end_reason: _Reason | None = UNCHANGED
 

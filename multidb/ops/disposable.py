@@ -162,6 +162,7 @@ def _on_database(settings: Settings, name: str) -> Settings:
     return settings.model_copy(
         update={
             "postgres_url": moved(settings.postgres_url),
+            "migration_url": settings.migration_url and moved(settings.migration_url),
             "mongo_url": moved(settings.mongo_url),
             "key_prefix": f"{name}:",
         }

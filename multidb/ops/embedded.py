@@ -25,7 +25,11 @@ async def initialise(settings: Settings) -> list[str]:
 
 @asynccontextmanager
 async def provisioned(
-    directory: Path, *, migration_paths: Sequence[Path] = (), progress: Progress | None = None
+    directory: Path,
+    *,
+    migration_paths: Sequence[Path] = (),
+    schema_paths: Sequence[Path] = (),
+    progress: Progress | None = None,
 ) -> AsyncIterator[Settings]:
     """Run the directory's servers, their schemas up to date, for as long as the body takes."""
     servers = running(directory, progress=progress)
@@ -33,9 +37,9 @@ async def provisioned(
     # started must be stopped.
     stack = await complete(asyncio.to_thread(servers.__enter__))
     try:
+        own = {"migration_paths": tuple(migration_paths), "schema_paths": tuple(schema_paths)}
         settings = stack.settings()
-        if migration_paths:
-            settings = settings.model_copy(update={"migration_paths": tuple(migration_paths)})
+        settings = settings.model_copy(update={name: paths for name, paths in own.items() if paths})
         await initialise(settings)
         yield settings
     finally:

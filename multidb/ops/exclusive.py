@@ -13,7 +13,8 @@ at once: one does the work, the others wait and find it done.
   in which the queue runs empty.
 
 A pooler that gives a session's statements to several connections, as PgBouncer does in
-transaction mode, cannot carry such a lock: changes of the schema need a direct connection.
+transaction mode, cannot carry such a lock: changes of the schema need a direct connection, and
+where `postgres_url` gives none `migration_url` must.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import asyncpg
 
-from multidb.errors import ConflictError
+from multidb.errors import ConfigurationError, ConflictError
 from multidb.settings import PostgresSettings
 from multidb.stores.postgres.errors import heedless, translating
 
@@ -79,10 +80,19 @@ async def alone(
 ) -> AsyncIterator[Patience]:
     """Hold the lock during the body, on `connection`, whose waits for locks are brief from here on.
 
-    Raises: ConflictError, retryable, if others held it until `migration_timeout` was over.
+    Raises: ConfigurationError if a pooler stands between here and the server; ConflictError,
+    retryable, if others held it until `migration_timeout` was over.
     """
     patience = Patience(settings)
     with translating(operation):
+        # Who names a `migration_url` has said that its sessions are the server's.
+        if settings.migration_url is None and not await _is_direct(connection):
+            raise ConfigurationError(
+                "MULTIDB_POSTGRES_URL leads to a pooler, whose sessions are not the server's:"
+                " set MULTIDB_MIGRATION_URL to the server's own address",
+                store="postgres",
+                operation=operation,
+            )
         await brief(connection, settings)
         while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK_KEY):
             if not await patience.pause(_BETWEEN_TRIES):
@@ -99,6 +109,12 @@ async def alone(
     finally:
         # Not left to the end of the session, which the server notices later.
         await heedless(lambda: connection.execute("SELECT pg_advisory_unlock($1)", LOCK_KEY))
+
+
+async def _is_direct(connection: Connection) -> bool:
+    # A pooler names itself where the server names the process that serves the session.
+    pid: int = await connection.fetchval("SELECT pg_backend_pid()")
+    return pid == connection.get_server_pid()
 
 
 async def brief(connection: Connection, settings: PostgresSettings) -> None:

@@ -1,7 +1,7 @@
 """What every repository is, whatever its store."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import NoneType, UnionType
@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from multidb.cache.aside import CacheAside
-from multidb.errors import ConfigurationError, DataError, StoreName
+from multidb.errors import ConfigurationError, ConflictError, DataError, StoreName
 from multidb.settings import Settings
 from multidb.stores.cursor import CursorCodec
 from multidb.stores.mongo.client import MongoStore
@@ -24,6 +24,8 @@ __all__ = [
     "MAX_PAGE",
     "Repository",
     "Resources",
+    "changed_values",
+    "check_fence",
     "checked_class",
     "checked_id",
     "known_fields",
@@ -31,6 +33,7 @@ __all__ = [
     "known_values",
     "misdeclared",
     "model_arguments",
+    "overtaken",
     "page_size",
     "plain_type",
     "validated",
@@ -53,6 +56,8 @@ class Resources:
     redis: RedisStore
     cache: CacheAside
     cursors: CursorCodec
+    #: What is to be done before the stores close; each ends by itself, and raises nothing.
+    before_closing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     #: Every repository, by its class; complete once all are wired.
     repositories: Mapping[type["Repository"], "Repository"] = field(default_factory=dict)
 
@@ -216,6 +221,54 @@ def checked_id(id: Any, operation: str) -> None:
     """
     if not isinstance(id, UUID):
         raise DataError(f"`id` must be a UUID, not {type(id).__name__}", operation=operation)
+
+
+def overtaken(
+    model: type[BaseModel],
+    id: UUID,
+    *,
+    version: int,
+    wanted: int | None,
+    fence: int | None,
+    store: StoreName,
+    operation: str,
+) -> ConflictError:
+    """Return the error of a change that met another version than was wanted, or a later fence."""
+    if wanted not in (None, version):
+        message = f"{model.__name__} {id} has version {version}, not {wanted}: read it again"
+    elif fence is not None:
+        message = f"{model.__name__} {id}: the holder of a later lock has written"
+    else:
+        message = f"{model.__name__} {id} was restored or written at this moment"
+    return ConflictError(
+        message,
+        version=version,
+        store=store,
+        operation=operation,
+        retryable=fence is None and wanted in (None, version),
+    )
+
+
+def changed_values(
+    model: type[BaseModel], changes: BaseModel | None, fields: Mapping[str, Any], operation: str
+) -> dict[str, Any]:
+    """Return what was given to change, by field: as one object of `model`, or by name.
+
+    Raises: DataError if it was given both ways, is of another class, or does not fit.
+    """
+    if changes is not None and fields:
+        raise DataError("give the changes as one object or by name, not both", operation=operation)
+    if changes is None:
+        changes = validated(model, fields, operation)
+    else:
+        checked_class(model, changes, operation)
+    return changes.model_dump(exclude_unset=True)
+
+
+def check_fence(fence: int | None, operation: str) -> None:
+    """Raise: DataError if `fence` is no number that a lock gives."""
+    if fence is not None and (type(fence) is not int or fence < 0):
+        raise DataError("`fence` must be the whole number that a lock gave", operation=operation)
 
 
 def checked_class(model: type[BaseModel], value: object, operation: str) -> None:

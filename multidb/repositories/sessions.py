@@ -1,30 +1,40 @@
 """Sessions: who is signed in, on which device. Redis `session:user:{user_id}` and one key a session."""
 
-import base64
-import binascii
-import hashlib
-import hmac
-import secrets
-from datetime import UTC, datetime
-from typing import ClassVar
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
 from uuid import UUID
 
-from multidb.errors import StoreName
+from multidb.errors import ConflictError, DataError, NotFoundError, StoreName
 from multidb.models.ids import uuid7
 from multidb.models.sessions import Session
-from multidb.repositories.repository import Repository, Resources, validated, validated_json
+from multidb.repositories.repository import Repository, Resources, checked_id, validated
+from multidb.repositories.session_history import Ended, Entry, SessionHistory, Started
+from multidb.repositories.session_tokens import SessionTokens, Token
 
 __all__ = ["SessionRepository"]
 
-_SECRET_SIZE = 32
+#: How many tokens of one session may be in use at a time: those rotated anew within their grace.
+_MAX_TOKENS = 16
+
+_log = logging.getLogger("multidb.sessions")
 
 
 class SessionRepository(Repository):
-    """The calls on sessions.
+    """The calls on sessions. Each is one round trip to Redis, and atomic.
 
-    A token is the user's id and 256 random bits, as 64 URL-safe characters; the id tells where
-    the session lies. Stored is only the token's keyed hash, so that who reads Redis cannot sign
-    in. All methods raise UnavailableError if Redis cannot be reached.
+    A session ends `Settings.session_lifetime` after it was created, and before that once it has not
+    been used for `Settings.session_idle_timeout`; the server's clock tells. What is not in its
+    user's index is not live, so whatever Redis may lose, no session comes back. All methods raise
+    UnavailableError if Redis cannot be reached.
+
+    Beginning and end are noted in PostgreSQL `user_sessions`, behind the caller's back: no call
+    waits for it or fails with it, and a process that is killed may take entries with it
+    (`session_history.py`). The end of a session that expired is noted when another call about its
+    user comes upon it. Inside a transaction the session itself begins or ends at once, and stays so
+    if it rolls back; the history is told after the commit.
     """
 
     store: ClassVar[StoreName] = "redis"
@@ -33,10 +43,16 @@ class SessionRepository(Repository):
 
     def __init__(self, resources: Resources) -> None:
         super().__init__(resources)
+        settings = resources.settings
         self._redis = resources.redis
-        self._secret = resources.settings.derive_key("session")
-        self._lifetime = resources.settings.session_lifetime
+        self._tokens = SessionTokens(settings)
+        self._history = SessionHistory(resources)
         self._index_key = self._redis.pattern(self.key)
+        self._lifetime = _milliseconds(settings.session_lifetime)
+        self._idle = _milliseconds(settings.session_idle_timeout)
+        self._touch = min(_milliseconds(settings.session_touch_interval), self._idle // 2)
+        self._grace = _milliseconds(settings.session_grace)
+        self._limit = settings.session_limit
 
     @classmethod
     def target(cls) -> str:
@@ -50,74 +66,195 @@ class SessionRepository(Repository):
     def check(cls) -> None:
         """There is nothing to hold against each other."""
 
-    async def create(self, user_id: UUID, *, device: str | None = None) -> tuple[str, Session]:
+    async def create(
+        self,
+        user_id: UUID,
+        *,
+        device: str | None = None,
+        ip: str | None = None,
+        user_agent: str | None = None,
+    ) -> tuple[str, Session]:
         """Start a session and return its token, which is shown this once, and the session.
 
-        Atomic. `device` is what the user will know it by, up to 200 characters. The session ends
-        after `Settings.session_lifetime`.
+        `device` is what the user will know it by, up to 200 characters; `ip` an address without a
+        port, `user_agent` up to 1,000 characters. Of more sessions than `Settings.session_limit`
+        the one that would end first is ended. A user who does not exist may have one, but no history.
 
-        Raises: DataError if `device` is too long.
+        Raises: DataError if something does not fit; TransactionError if the ambient transaction is
+        another task's.
         """
         operation = self._operation("create")
-        now = datetime.now(UTC)
-        session = validated(
-            Session,
-            {
-                "id": uuid7(),
-                "user_id": user_id,
-                "device": device,
-                "created_at": now,
-                "expires_at": now + self._lifetime,
-            },
-            operation,
-        )
-        token = base64.urlsafe_b64encode(session.user_id.bytes + secrets.token_bytes(_SECRET_SIZE)).decode()
-        digest = self._digest(token)
-        index = self._index_key.key({"user_id": session.user_id})
-        await self._redis.run(
+        checked_id(user_id, operation)
+        note = self._history.noting()
+        id = uuid7()
+        told = {"device": device, "ip": ip, "user_agent": user_agent}
+        # Checked before it is stored; the moments are the server's.
+        began = datetime.now(UTC)
+        _session(id, user_id, told, (began, began, began), operation)
+        text, token = self._tokens.issue(user_id, id)
+        index, key = self._keys(user_id, id)
+        now, displaced, expired = await self._redis.run(
             "session_create",
-            [f"{index}:{digest}", index],
-            [session.model_dump_json(), digest, _milliseconds(session.expires_at), _milliseconds(now)],
+            [index, key],
+            [str(id), token.digest, json.dumps(told), self._lifetime, self._idle, self._limit],
             operation=operation,
         )
-        return token, session
+        moments = _moment(now), _moment(now), _moment(now + self._lifetime)
+        session = _session(id, user_id, told, moments, operation)
+        ended = [Ended(user_id, _moment(now), "displaced", id=_uuid(each)) for each in displaced]
+        note([Started(session), *ended, *_expired(user_id, expired)])
+        return text, session
 
     async def get(self, token: str) -> Session | None:
         """Return the live session that this token opens, or None for any other string.
 
+        Using a session keeps it alive. That is written once in `Settings.session_touch_interval`;
+        in between the call only reads. A token that was rotated opens its session for
+        `Settings.session_grace` longer; used after that, it ends the session, for one of those who
+        have it has stolen it.
+
         Raises: DataError if what is stored is not a session.
         """
-        index = self._index_of(token)
-        if index is None:
-            return None
-        operation = self._operation("get")
-        stored = await self._redis.get(f"{index}:{self._digest(token)}", operation=operation)
-        return validated_json(Session, stored, operation) if stored is not None else None
+        return await self._use(token, None, "get")
+
+    async def rotate(self, token: str) -> tuple[str, Session]:
+        """Replace a token by a new one and return that, which is shown this once, and the session.
+
+        The session stays the same. The old token may be used, and rotated again, for
+        `Settings.session_grace` more, lest an answer that is lost, or another request under way,
+        sign the user out. Used after that, it ends the session and with it every token of it. Not
+        idempotent: repeated, it gives another token, as good as the first.
+
+        Raises: NotFoundError if the token opens no session; ConflictError if it was rotated too
+        often within its grace.
+        """
+        operation = self._operation("rotate")
+        known = self._tokens.read(token)
+        if known is not None:
+            text, new = self._tokens.issue(known.user_id, known.id)
+            session = await self._use(token, new, "rotate")
+            if session is not None:
+                return text, session
+        raise NotFoundError("the token opens no session", store="redis", operation=operation)
+
+    async def find(self, user_id: UUID) -> list[Session]:
+        """Return the user's live sessions, the one used last first; `Settings.session_limit` at most."""
+        operation = self._operation("find")
+        checked_id(user_id, operation)
+        index = self._index_key.key({"user_id": user_id})
+        live, expired = await self._redis.run("session_find", [index], [], operation=operation)
+        self._history.note(_expired(user_id, expired))
+        return [_stored(_uuid(each[0]), user_id, each[1:], operation) for each in live]
 
     async def revoke(self, token: str) -> bool:
-        """End the session that this token opens; return whether there was one. Atomic, idempotent."""
-        index = self._index_of(token)
-        if index is None:
+        """End the session of this token, sign out; return whether it was live. Idempotent."""
+        known = self._tokens.read(token)
+        if known is None:
             return False
-        digest = self._digest(token)
-        ended = await self._redis.run(
-            "session_revoke", [f"{index}:{digest}", index], [digest], operation=self._operation("revoke")
+        return await self._end(known.user_id, known.id, "signed out", "revoke")
+
+    async def revoke_one(self, session_id: UUID, *, user_id: UUID) -> bool:
+        """End one session of a user, whose token is not at hand; return whether it was live. Idempotent."""
+        for id in (session_id, user_id):
+            checked_id(id, self._operation("revoke_one"))
+        return await self._end(user_id, session_id, "revoked", "revoke_one")
+
+    async def revoke_all(self, user_id: UUID, *, except_: UUID | None = None) -> int:
+        """End all sessions of a user, but for the one with the id `except_`; return how many. Idempotent.
+
+        Takes the same time however many there are.
+        """
+        operation = self._operation("revoke_all")
+        checked_id(user_id, operation)
+        if except_ is not None:
+            checked_id(except_, operation)
+        index = self._index_key.key({"user_id": user_id})
+        count, now = await self._redis.run(
+            "session_revoke_all", [index], [str(except_ or "")], operation=operation
         )
-        return bool(ended)
+        self._history.note([Ended(user_id, _moment(now), "revoked", but=except_)])
+        return int(count)
 
-    def _index_of(self, token: str) -> str | None:
-        """Return the index key of the token's user, or None if it has not the form of a token."""
-        try:
-            raw = base64.b64decode(token, altchars=b"-_", validate=True)
-        except (binascii.Error, ValueError, TypeError):
+    async def _use(self, token: str, new: Token | None, name: str) -> Session | None:
+        known = self._tokens.read(token)
+        if known is None:
             return None
-        if len(raw) != 16 + _SECRET_SIZE:
+        operation = self._operation(name)
+        reply = await self._redis.run(
+            "session_use",
+            self._keys(known.user_id, known.id),
+            [
+                *(str(known.id), known.digest, self._idle, self._touch),
+                *(new.digest if new is not None else "", self._grace, _MAX_TOKENS),
+            ],
+            operation=operation,
+        )
+        if reply is None:
             return None
-        return self._index_key.key({"user_id": UUID(bytes=raw[:16])})
+        word, now, *stored, first, expired = reply
+        session = _stored(known.id, known.user_id, stored, operation)
+        if word == b"crowded":
+            raise ConflictError("rotated too often at a time", store="redis", operation=operation)
+        if word == b"reused":
+            _log.warning("session %s: a token was used after it had been rotated; ended", session.id)
+            self._history.note([Started(session, _moment(now), "token reused")])
+            return None
+        self._history.note([*([Started(session)] if first else []), *_expired(known.user_id, expired)])
+        return session
 
-    def _digest(self, token: str) -> str:
-        return hmac.new(self._secret, token.encode(), hashlib.sha256).hexdigest()
+    async def _end(self, user_id: UUID, id: UUID, reason: str, name: str) -> bool:
+        operation = self._operation(name)
+        held = await self._redis.run(
+            "session_revoke", self._keys(user_id, id), [str(id)], operation=operation
+        )
+        if held is None:
+            return False
+        now, *stored = held
+        self._history.note([Started(_stored(id, user_id, stored, operation), _moment(now), reason)])
+        return True
+
+    def _keys(self, user_id: UUID, id: UUID) -> tuple[str, str]:
+        index = self._index_key.key({"user_id": user_id})
+        return index, f"{index}:{id}"
 
 
-def _milliseconds(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
+def _stored(id: UUID, user_id: UUID, held: Sequence[Any], operation: str) -> Session:
+    """Return a session of what a script tells: what is told of it, and three moments."""
+    try:
+        told = json.loads(held[0])
+        created, seen, ends = (_moment(each) for each in held[1:])
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError("what is stored is not a Session", store="redis", operation=operation) from error
+    if not isinstance(told, dict):
+        raise DataError("what is stored is not a Session", store="redis", operation=operation)
+    return _session(id, user_id, told, (created, seen, ends), operation)
+
+
+def _session(
+    id: UUID,
+    user_id: UUID,
+    told: dict[str, Any],
+    moments: tuple[datetime, datetime, datetime],
+    operation: str,
+) -> Session:
+    created, seen, ends = moments
+    kept = {"id": id, "user_id": user_id, "created_at": created, "last_seen_at": seen, "expires_at": ends}
+    return validated(Session, {**told, **kept}, operation)
+
+
+def _expired(user_id: UUID, found: Sequence[bytes]) -> Iterable[Entry]:
+    """Return the ends of sessions that a script tells as id, moment, id, moment."""
+    for id, moment in zip(found[::2], found[1::2], strict=True):
+        yield Ended(user_id, _moment(float(moment)), "expired", id=_uuid(id))
+
+
+def _uuid(text: bytes) -> UUID:
+    return UUID(text.decode())
+
+
+def _moment(milliseconds: bytes | float) -> datetime:
+    return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
+
+
+def _milliseconds(duration: timedelta) -> int:
+    return max(1, int(duration.total_seconds() * 1000))

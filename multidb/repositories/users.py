@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import ClassVar
 
 from multidb.cache.policy import CachePolicy
+from multidb.errors import DataError
 from multidb.models.users import NewUser, User, UserChanges, UserFields
 from multidb.repositories.postgres import PostgresRepository
 from multidb.repositories.relations import HasOne, Through
@@ -28,7 +29,11 @@ class UserRepository(PostgresRepository[User, NewUser, UserChanges]):
     async def by_email(self, email: str) -> User | None:
         """Return the user who signs in with this e-mail, whatever its case, or None.
 
-        Raises: UnavailableError if PostgreSQL cannot be reached.
+        Raises: DataError if it is no text; UnavailableError if PostgreSQL cannot be reached.
         Source: PostgreSQL `users`, index `users_email_key`; not cached.
         """
+        if not isinstance(email, str):
+            raise DataError(
+                f"`email` must be a text, not {type(email).__name__}", operation=self._operation("by_email")
+            )
         return await self.find_one(tables.users.c.email_folded == email.casefold())

@@ -62,6 +62,8 @@ class MongoServer:
             *("--bind_ip", "127.0.0.1", "--port", str(port_of(url)), "--nounixsocket"),
             *("--replSet", "rs0", "--auth", "--keyFile", self._key),
             *("--wiredTigerCacheSizeGB", "0.25", "--setParameter", "diagnosticDataCollectionEnabled=false"),
+            # What is due goes within a second, not a minute: nobody here watches a retention for so long.
+            *("--setParameter", "ttlMonitorSleepSecs=1"),
         ]
 
     def wait(self, url: str, pause: Pause) -> None:

@@ -2,16 +2,20 @@
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from multidb.errors import NotOpenError, StoreName
 from multidb.models.health import PoolUsage, Role
 from multidb.settings import Settings
+from multidb.stores.batching import Batcher
 
 __all__ = ["Answer", "Store", "UnderWay"]
 
 ClientT = TypeVar("ClientT")
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 
 class Answer(NamedTuple):
@@ -62,6 +66,7 @@ class Store(ABC, Generic[ClientT]):
         self._client: ClientT | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.under_way = UnderWay()
+        self._batchers: list[Batcher[Any, Any]] = []
 
     async def open(self) -> None:
         """Make the client on the running event loop. Idempotent."""
@@ -81,10 +86,26 @@ class Store(ABC, Generic[ClientT]):
                 async with asyncio.timeout(self.settings.close_timeout.total_seconds()):
                     await self.under_way.none()
             await self._disconnect(client)
+            for batcher in self._batchers:
+                await batcher.close()
 
     def forget(self) -> None:
         """Let go of a client whose event loop is gone, and its connections with it."""
         self._client = None
+        for batcher in self._batchers:
+            batcher.forget()
+
+    def batcher(
+        self,
+        one: Callable[[K, Any], Awaitable[V | None]],
+        many: Callable[[Sequence[K], Any], Awaitable[Mapping[K, V | Exception]]],
+        *,
+        own: Callable[[V], V] | None = None,
+    ) -> Batcher[K, V]:
+        """Return a batcher whose round trips have ended when `close` returns."""
+        batcher = Batcher(one, many, own=own, check=lambda: self.opened)
+        self._batchers.append(batcher)
+        return batcher
 
     @property
     def opened(self) -> ClientT:

@@ -10,9 +10,9 @@ from uuid import UUID
 import pytest
 
 from multidb import (
+    AppendOnlyRepository,
     ConfigurationError,
     DataError,
-    MongoRepository,
     MultiDB,
     NewUser,
     SystemLog,
@@ -329,7 +329,7 @@ async def test_a_value_that_would_come_back_changed_is_returned_and_not_stored(
 async def test_a_method_of_a_repository_can_be_cached(multidb_settings: Settings):
     loads: list[str] = []
 
-    class NoteRepository(MongoRepository[SystemLog]):
+    class NoteRepository(AppendOnlyRepository[SystemLog]):
         collection = "notes"
 
         @cached("cache:notes:{service}", ttl=TTL)
@@ -350,7 +350,7 @@ async def test_a_method_of_a_repository_can_be_cached(multidb_settings: Settings
 def test_a_methods_key_is_checked_when_it_is_declared():
     with pytest.raises(ConfigurationError, match=r"names `nme`, which is not a parameter of .*it has name"):
 
-        class BrokenRepository(MongoRepository[SystemLog]):
+        class BrokenRepository(AppendOnlyRepository[SystemLog]):
             @cached("cache:notes:{nme}", ttl=TTL)
             async def loudest(self, name: str) -> int:
                 return len(name)

@@ -1,6 +1,7 @@
 """What single entities can do beyond what every repository can."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -81,6 +82,12 @@ async def test_a_user_comes_with_profile_and_companies(db: MultiDB, company: Com
     assert found.profile == profile
     many = await db.users.get_many([ada.id], include=("companies",))
     assert many[ada.id].companies == (company,)
+
+
+@pytest.mark.parametrize("email", [None, 7, b"ada@example.com"])
+async def test_by_email_takes_text(db: MultiDB, email: Any):
+    with pytest.raises(DataError, match="`email` must be a text, not"):
+        await db.users.by_email(email)
 
 
 async def test_what_is_not_there_is_none_or_nothing(db: MultiDB, ada: User):

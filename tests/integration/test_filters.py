@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from multidb import DataError, MultiDB
 from multidb.models.filters import And, Comparison, Condition, Field, Not, Or
-from multidb.repositories.criteria import where_of
+from multidb.repositories.table_criteria import where_of
 from multidb.repositories.users import UserRepository
 from multidb.settings import Settings
 from multidb.stores.postgres import crud, tables

@@ -1,15 +1,29 @@
 """SIGKILL each server while it is at work: nothing acknowledged is lost, and all heals by itself."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from multidb import MultiDB, NewUser, SystemLog, UnavailableError, uuid7
+from multidb import (
+    Company,
+    MultiDB,
+    NewCompany,
+    NewDocument,
+    NewUser,
+    SystemLog,
+    UnavailableError,
+    User,
+    uuid7,
+)
 from multidb.ops.embedded import initialise
+from multidb.repositories import bulk
 from multidb.settings import Settings
 from multidb.stack import EmbeddedStack, ServerName
 
@@ -92,29 +106,103 @@ def nobody_at_work(db: MultiDB) -> bool:
     )
 
 
-async def test_postgresql_killed_under_load(stack: EmbeddedStack, settings: Settings):
+class Writes:
+    """Writes of every kind, each of as many rows as its label says, which all of them bear."""
+
+    def __init__(self, db: MultiDB, companies: Sequence[Company], owner: User) -> None:
+        self.db = db
+        self.companies = companies
+        self.owner = owner
+        kinds = (self.transaction, self.scoped, self.copied, self.upserted, self.scoped_bulk, self.replaced)
+        self.turns = itertools.cycle(itertools.product(kinds, companies))
+
+    async def write(self) -> str:
+        kind, company = next(self.turns)
+        label = f"{kind.__name__} {SIZES[kind.__name__]} {company.slug} {uuid7().hex}"
+        await kind(label, company)
+        return label
+
+    def users(self, label: str) -> list[NewUser]:
+        return [NewUser(email=f"{uuid7()}@example.com", name=label) for _ in range(int(label.split()[1]))]
+
+    def documents(self, label: str, company: Company) -> list[NewDocument]:
+        new = NewDocument(company_id=company.id, owner_id=self.owner.id, title=label)
+        return [new.model_copy(update={"id": uuid7()}) for _ in range(int(label.split()[1]))]
+
+    async def transaction(self, label: str, _: Company) -> None:
+        async with self.db.transaction():
+            for user in self.users(label):
+                await self.db.users.add(user)
+
+    async def scoped(self, label: str, company: Company) -> None:
+        async with self.db.tenant(company.id):
+            for document in self.documents(label, company):
+                await self.db.documents.add(document)
+                await self.db.documents.update(document.id, status="ready")
+
+    async def copied(self, label: str, _: Company) -> None:
+        await self.db.users.add_many(self.users(label))
+
+    async def upserted(self, label: str, _: Company) -> None:
+        await self.db.users.upsert_many(self.users(label), on="email")
+
+    async def scoped_bulk(self, label: str, company: Company) -> None:
+        async with self.db.tenant(company.id), self.db.transaction():
+            first, *others = self.documents(label, company)
+            await self.db.documents.upsert(first)
+            async with self.db.transaction():
+                await self.db.documents.add_many(others)
+
+    async def replaced(self, label: str, company: Company) -> None:
+        """Rows that no other write has, changed all at once by what each of these writes gives them."""
+        async with self.db.transaction(), self.db.tenant(company.id):
+            new = self.documents("replaced 3 not yet", company)
+            await self.db.documents.add_many(new)
+            again = [each.model_copy(update={"title": label}) for each in new]
+            await self.db.documents.upsert_many(again)
+
+
+#: How many rows each kind of write has, by its name. More than a chunk are several round trips.
+SIZES = {"transaction": 2, "scoped": 1, "copied": 60, "upserted": 60, "scoped_bulk": 60, "replaced": 3}
+
+
+async def test_postgresql_killed_under_load(
+    stack: EmbeddedStack, settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(bulk, "_CHUNK", 25)
+    monkeypatch.setattr(bulk, "_COPIED", 20)
     async with MultiDB(settings) as db:
-
-        async def write() -> tuple[UUID, UUID]:
-            async with db.transaction():
-                first = await db.users.add(NewUser(email=f"{uuid7()}@example.com", name="first"))
-                second = await db.users.add(NewUser(email=f"{first.id}@example.org", name="second"))
-            return first.id, second.id
-
-        before = await db.users.count()
-        load = Load(write)
+        owner = await db.users.add(NewUser(email="owner@example.com", name="owner 1"))
+        companies = [await db.companies.add(NewCompany(name=n, slug=n)) for n in ("ours", "theirs")]
+        load = Load(Writes(db, companies, owner).write)
         await kill_during(stack, "postgres", load)
 
-        ids = [id for pair in load.acknowledged for id in pair]
-        found: set[UUID] = set()
-        for start in range(0, len(ids), 1000):
-            found |= set(await db.users.get_many(ids[start : start + 1000]))
-        assert found == set(ids)
-        # No half transaction: each that is there is there whole, acknowledged or not.
-        firsts = await db.users.count(name="first")
-        assert firsts == await db.users.count(name="second")
-        assert before + 2 * firsts >= len(ids)
+        rows = Counter([user.name async for user in db.users.stream()])
+        for company in companies:
+            async with db.tenant(company.id):
+                documents = [each async for each in db.documents.stream()]
+            titles = Counter(each.title for each in documents)
+            ready = {each.title for each in documents if each.status == "ready"}
+            updated = {label for label in load.acknowledged if label.startswith("scoped 1 " + company.slug)}
+            assert updated
+            assert updated <= ready
+            # Nobody's rows went to another company.
+            assert {title.split()[2] for title in titles} == {company.slug}
+            rows += titles
+        assert set(load.acknowledged) <= set(rows)
+        # No half transaction, and no half bulk: each is there whole, acknowledged or not.
+        assert {label: int(label.split()[1]) for label in rows} == rows
+        assert {label.split()[0] for label in load.acknowledged} == set(SIZES)
+
         assert nobody_at_work(db)
+        usage = db.postgres.pool_usage()
+        async with AsyncExitStack() as every:
+            for _ in range(usage.limit if usage else 0):
+                connection = await every.enter_async_context(db.postgres.engine.connect())
+                scope = (
+                    "current_user = session_user, coalesce(current_setting('multidb.company_id', true), '')"
+                )
+                assert (await connection.exec_driver_sql(f"SELECT {scope}")).one() == (True, "")
         assert (await db.health()).ok
 
 

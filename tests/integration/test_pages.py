@@ -142,10 +142,33 @@ async def test_the_ends_have_no_cursor_beyond_them(entries: Entries, nine: list[
 async def test_nothing_is_one_empty_page(entries: Entries, nine: list[Entry]):
     assert await entries.find(rank=7) == Page(())
     assert await entries.find(rank=7, total=True) == Page((), total=0)
-    # What the cursor led to is gone: an empty page, and no error.
-    page = await entries.find(order_by="-rank", limit=6)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+async def test_a_page_whose_rows_are_gone_leads_back(entries: Entries, nine: list[Entry], backwards: bool):
+    async def follow(cursor: str | None, *, backwards: bool) -> tuple[Page[Entry], str | None, str | None]:
+        """Return a page, the cursor that leads on from it, and the one that leads back."""
+        if backwards:
+            page = await entries.find(order_by="-rank", limit=2, before=cursor)
+            return page, page.previous, page.next
+        page = await entries.find(order_by="-rank", limit=2, after=cursor)
+        return page, page.next, page.previous
+
+    middle = (await walk(entries, ["-rank"], 3))[1]
     await entries.delete_many(rank=0)
-    assert await entries.find(order_by="-rank", limit=6, after=page.next) == Page(())
+    await entries.delete_many(rank=None)
+    empty, on, back = await follow(middle.previous if backwards else middle.next, backwards=backwards)
+    assert empty.items == ()
+    assert on is None
+    assert back is not None
+    # The row that the cursor told is there itself, and nothing on this side of it.
+    page, _, this_side = await follow(back, backwards=not backwards)
+    assert page.items == tuple(nine[3:5] if backwards else nine[4:6])
+    assert this_side is None
+    # Followed the way it was come, it is the same place.
+    assert (await follow(back, backwards=backwards))[0] == empty
+    await entries.delete_many(rank=1)
+    assert (await follow(back, backwards=not backwards))[0] == Page(())
 
 
 async def test_either_cursor_may_be_followed_either_way(entries: Entries, nine: list[Entry]):

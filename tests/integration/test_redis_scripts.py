@@ -58,19 +58,67 @@ async def test_cache_fill(redis: Scripts):
     assert await redis.do("GET", "entry") is None
 
 
+DAY, HOUR = 86_400_000, 3_600_000
+
+
+async def create(redis: Scripts, id: str, token: str = "t1", *, limit: int = 10) -> Any:
+    return await redis.run("session_create", ["index", f"index:{id}"], id, token, "{}", DAY, HOUR, limit)
+
+
+async def use(redis: Scripts, id: str, token: str, new: str = "", *, grace: int = HOUR) -> Any:
+    return await redis.run("session_use", ["index", f"index:{id}"], id, token, HOUR, 0, new, grace, 3)
+
+
 async def test_session_create(redis: Scripts):
-    await redis.do("ZADD", "index", 1, "ended", 90_000, "later")
-    assert await redis.run("session_create", ["session", "index"], "{}", "digest", 60_000, 10_000) == 1
-    assert await redis.do("GET", "session") == b"{}"
-    assert 0 < await redis.do("PTTL", "session") <= 50_000
-    # What ended in 1970 leaves the index, which lives as long as what ends last: so it is gone too.
-    assert await redis.do("EXISTS", "index") == 0
+    await redis.do("ZADD", "index", 1, "ended")
+    now, displaced, expired = await create(redis, "a")
+    assert (displaced, expired) == ([], [b"ended", b"1"])
+    assert await redis.do("HGET", "index:a", "ends") == str(now + DAY).encode()
+    assert HOUR - 60_000 < await redis.do("PTTL", "index:a") <= HOUR
+    assert HOUR - 60_000 < await redis.do("PTTL", "index") <= HOUR
+    assert (await create(redis, "b", limit=1))[1:] == [[b"a"], []]
+    assert await redis.do("EXISTS", "index:a") == 0
+    assert await redis.do("ZRANGE", "index", 0, -1) == [b"b"]
+
+
+async def test_session_use(redis: Scripts):
+    assert await use(redis, "a", "t1") is None
+    await create(redis, "a")
+    assert (await use(redis, "a", "t1"))[0] == b"live"
+    # The new token takes the other's place, which may be used along with it for a while.
+    assert (await use(redis, "a", "t1", "t2"))[0] == b"live"
+    assert [(await use(redis, "a", token))[0] for token in ("t1", "t2")] == [b"live"] * 2
+    await use(redis, "a", "t2", "t3")
+    assert (await use(redis, "a", "t3", "t4"))[0] == b"crowded"
+    assert (await use(redis, "a", "another"))[0] == b"reused"
+    assert await use(redis, "a", "t3") is None
+
+
+async def test_session_find(redis: Scripts):
+    for id in ("a", "b", "lost"):
+        await create(redis, id)
+    await redis.do("DEL", "index:lost")
+    await redis.do("ZADD", "index", 1, "ended")
+    live, expired = await redis.run("session_find", ["index"])
+    assert {each[0] for each in live} == {b"a", b"b"}
+    assert expired == [b"ended", b"1"]
+    assert set(await redis.do("ZRANGE", "index", 0, -1)) == {b"a", b"b"}
 
 
 async def test_session_revoke(redis: Scripts):
-    await redis.do("SET", "session", "{}")
-    await redis.do("ZADD", "index", 1, "digest", 2, "other")
-    assert await redis.run("session_revoke", ["session", "index"], "digest") == 1
-    assert await redis.do("ZRANGE", "index", 0, -1) == [b"other"]
-    assert await redis.do("EXISTS", "session") == 0
-    assert await redis.run("session_revoke", ["session", "index"], "digest") == 0
+    await create(redis, "a")
+    await create(redis, "b")
+    assert (await redis.run("session_revoke", ["index", "index:a"], "a"))[1] == b"{}"
+    assert await redis.do("ZRANGE", "index", 0, -1) == [b"b"]
+    assert await redis.do("EXISTS", "index:a") == 0
+    assert await redis.run("session_revoke", ["index", "index:a"], "a") is None
+
+
+async def test_session_revoke_all(redis: Scripts):
+    for id in "abc":
+        await create(redis, id)
+    assert (await redis.run("session_revoke_all", ["index"], "b"))[0] == 2
+    assert await use(redis, "a", "t1") is None
+    assert (await use(redis, "b", "t1"))[0] == b"live"
+    assert (await redis.run("session_revoke_all", ["index"], ""))[0] == 1
+    assert await redis.do("EXISTS", "index") == 0

@@ -2,76 +2,538 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from multidb import ConfigurationError, ConstraintError, MultiDB, SystemLog
+from multidb import ConfigurationError
 from multidb.ops import schemas
+from multidb.ops.schemas import files
 from multidb.settings import Settings
+
+from .places import NAMED, Place, place
 
 pytestmark = pytest.mark.mongo
 
 
-async def test_apply_is_idempotent_and_leaves_no_difference(multidb_settings: Settings):
-    assert await schemas.apply(multidb_settings) == []
-    assert await schemas.differences(multidb_settings) == []
+@pytest.fixture
+def here(multidb_servers: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """A database with nothing in it, and a folder for the only files there are."""
+    monkeypatch.setattr(files, "shipped", lambda _: tmp_path / "none")
+    (tmp_path / "files").mkdir()
+    with place(multidb_servers, tmp_path / "files") as made:
+        yield made
 
 
-async def test_many_may_apply_at_once(db: MultiDB, multidb_settings: Settings):
-    await db.mongo.database.drop_collection("system_logs")
-    await asyncio.gather(*(schemas.apply(multidb_settings) for _ in range(10)))
-    assert await schemas.differences(multidb_settings) == []
+AGE = {"name": "age", "key": {"age": 1}}
+EMAIL = {"name": "email", "key": {"email": 1}, "unique": True}
+BY_TIME = {"timeseries": {"timeField": "at", "metaField": "of", "granularity": "minutes"}}
+CLUSTERED = {"clusteredIndex": {"key": {"_id": 1}, "unique": True}}
 
 
-async def test_what_is_missing_is_made_and_told(db: MultiDB, multidb_settings: Settings):
-    await db.mongo.database.drop_collection("system_logs")
-    assert await schemas.differences(multidb_settings) == ["system_logs: the collection is missing"]
-    changes = await schemas.apply(multidb_settings)
-    assert changes[0] == "system_logs: created"
-    assert "system_logs: index timestamp_id created" in changes
-    assert await schemas.differences(multidb_settings) == []
+class TestWhatIsThere:
+    async def test_the_databases_of_tests_are_as_the_files_say(self, multidb_settings: Settings) -> None:
+        assert await schemas.apply(multidb_settings) == []
+        assert await schemas.check(multidb_settings) == []
+        assert await schemas.plan(multidb_settings) == []
+
+    @pytest.mark.parametrize(
+        "file",
+        [
+            {},
+            {"validator": NAMED, "validationLevel": "moderate", "validationAction": "warn"},
+            {"options": CLUSTERED, "validator": NAMED, "indexes": [AGE, EMAIL]},
+            {"options": BY_TIME, "retention": {"field": "at", "default": "30d"}},
+            {"options": {"capped": True, "size": 4096, "max": 10}},
+            {"options": {"collation": {"locale": "en", "strength": 2}}, "indexes": [AGE]},
+            {"options": {"changeStreamPreAndPostImages": {"enabled": True}}},
+            {"retention": {"field": "at", "default": None}},
+            {"retention": {"field": "at", "default": "12h"}, "indexes": [AGE]},
+            {
+                "indexes": [
+                    {"name": "words", "key": {"kind": 1, "text": "text"}, "default_language": "none"},
+                    {"name": "some", "key": {"a": 1, "b": -1}, "partialFilterExpression": {"a": {"$gt": 1}}},
+                    {"name": "folded", "key": {"a": 1}, "collation": {"locale": "en", "strength": 2}},
+                    {"name": "sparse", "key": {"c.d": 1}, "sparse": True, "hidden": True, "unique": True},
+                    {"name": "every", "key": {"$**": 1}, "wildcardProjection": {"e": 1}},
+                    {"name": "place", "key": {"place": "2dsphere"}},
+                    {"name": "gone", "key": {"gone_at": 1}, "expireAfterSeconds": 0},
+                ]
+            },
+        ],
+    )
+    async def test_a_file_is_applied_once(self, here: Place, file: dict[str, Any]) -> None:
+        here.say(**file)
+        missing = "things: the collection is missing; it is created with its indexes"
+        assert await here.check() == [missing]
+        assert list(map(str, await here.plan())) == [missing]
+        assert await here.apply() == [missing.replace("is created", "was created")]
+        assert await here.check() == []
+        assert await here.apply() == []
+
+    async def test_what_no_file_names_is_left_alone(self, here: Place) -> None:
+        here.say()
+        here.database["others"].create_index("a")
+        await here.apply(drop_indexes=True)
+        assert len(here.database["others"].index_information()) == 2
+
+    async def test_checking_writes_nothing(self, here: Place) -> None:
+        here.say()
+        await here.check()
+        await here.plan()
+        assert here.database.list_collection_names() == []
 
 
-async def test_a_changed_validator_is_put_back(db: MultiDB, multidb_settings: Settings):
-    await db.mongo.command({"collMod": "system_logs", "validator": {}}, operation="test")
-    assert await schemas.differences(multidb_settings) == ["system_logs: the validator differs"]
-    assert await schemas.apply(multidb_settings) == ["system_logs: validator changed"]
+class TestDrift:
+    """Each way in which the server may differ: found, told, and made to go away."""
+
+    @pytest.mark.parametrize(
+        ("before", "after", "told"),
+        [
+            ({}, {"version": 2}, "the schema's version is 1, not 2; it is changed"),
+            (
+                {"validator": NAMED},
+                {
+                    "validator": {
+                        "$jsonSchema": {**NAMED["$jsonSchema"], "properties": {"name": {}, "_id": {}}}
+                    }
+                },
+                "the validator differs (count, name); it is changed",
+            ),
+            ({"validator": NAMED}, {}, "the validator differs (_id, count, name, additionalProperties,"),
+            (
+                {"validator": NAMED, "validationAction": "warn"},
+                {"validator": NAMED},
+                "the validator differs (validationAction); it is changed",
+            ),
+            ({}, {"indexes": [AGE]}, "index age is missing; it is built"),
+            ({}, {"indexes": [EMAIL]}, "index email is missing; it is built, then made unique"),
+            (
+                {"indexes": [{**EMAIL, "unique": False}]},
+                {"indexes": [EMAIL]},
+                "index email is not unique; it is made so",
+            ),
+            (
+                {"indexes": [AGE]},
+                {"indexes": [{**AGE, "hidden": True}]},
+                "index age is not hidden; it is changed",
+            ),
+            (
+                {"indexes": [{**AGE, "expireAfterSeconds": 60}]},
+                {"indexes": [{**AGE, "expireAfterSeconds": 7200}]},
+                "index age keeps documents for 1m, not 2h; it is changed",
+            ),
+            (
+                {"indexes": [AGE]},
+                {"indexes": [{**AGE, "expireAfterSeconds": 90}]},
+                "index age keeps documents for forever, not 90s; it is changed; what is older is deleted",
+            ),
+            (
+                {"retention": {"field": "at", "default": "1d"}},
+                {"retention": {"field": "at", "default": "30d"}},
+                "the retention is 1d, not 30d; it is changed",
+            ),
+            (
+                {"retention": {"field": "at"}},
+                {"retention": {"field": "at", "default": "30d"}},
+                "the retention is forever, not 30d; it is built; documents that are due are deleted",
+            ),
+            (
+                {"retention": {"field": "at", "default": "30d"}},
+                {"retention": {"field": "at"}},
+                "documents are deleted in time, not kept forever; it is changed",
+            ),
+            (
+                {"options": BY_TIME, "retention": {"field": "at", "default": "30d"}},
+                {"options": BY_TIME, "retention": {"field": "at", "default": "1d"}},
+                "the retention is 30d, not 1d; it is changed; what is older is deleted",
+            ),
+            (
+                {"options": BY_TIME, "retention": {"field": "at", "default": "30d"}},
+                {"options": BY_TIME},
+                "the retention is 30d, not forever; it is changed",
+            ),
+            (
+                {},
+                {"options": {"changeStreamPreAndPostImages": {"enabled": True}}},
+                "`changeStreamPreAndPostImages` is not set, not {'enabled': True}; it is changed",
+            ),
+            (
+                {"options": {"capped": True, "size": 4096}},
+                {"options": {"capped": True, "size": 8192}},
+                "`size` is 4096, not 8192; it is changed; the oldest documents may be deleted",
+            ),
+        ],
+    )
+    async def test_it_is_told_and_done(
+        self, here: Place, before: dict[str, Any], after: dict[str, Any], told: str
+    ) -> None:
+        here.say(**before)
+        await here.apply()
+        here.say(**after)
+        (line,) = await here.check()
+        assert line.startswith(f"things: {told}")
+        assert await here.check() == list(map(str, await here.plan())), "nothing is in the way"
+        assert len(await here.apply()) == 1
+        assert await here.check() == []
+        assert await here.apply() == []
+
+    @pytest.mark.parametrize(
+        ("before", "after", "told"),
+        [
+            ([AGE], [{**AGE, "key": {"age": -1}}], "index age differs (key)"),
+            (
+                [{**AGE, "key": {"a": 1, "b": 1}}],
+                [{**AGE, "key": {"b": 1, "a": 1}}],
+                "index age differs (key)",
+            ),
+            ([AGE], [{**AGE, "sparse": True}], "index age differs (sparse)"),
+            ([EMAIL], [{**EMAIL, "unique": False}], "index email differs (unique)"),
+            ([{**AGE, "expireAfterSeconds": 9}], [AGE], "index age differs (expireAfterSeconds)"),
+            (
+                [AGE],
+                [{**AGE, "collation": {"locale": "en"}}],
+                "index age differs (collation)",
+            ),
+            ([AGE], [{**AGE, "name": "years"}], "index years is there as age"),
+        ],
+    )
+    async def test_an_index_that_must_be_built_anew_is_dropped_only_when_told(
+        self, here: Place, before: list[Any], after: list[Any], told: str
+    ) -> None:
+        here.say(indexes=before)
+        await here.apply()
+        stood = here.indexes()
+        here.say(indexes=after)
+        with pytest.raises(ConfigurationError, match=r"only with --drop-indexes") as caught:
+            await here.apply()
+        assert told in str(caught.value)
+        assert here.indexes() == stood
+        assert len(await here.apply(drop_indexes=True)) == 1
+        assert await here.check() == []
+
+    async def test_an_index_that_no_file_names_is_dropped_only_when_told(self, here: Place) -> None:
+        here.say(indexes=[AGE])
+        await here.apply()
+        here.things.create_index("other", name="other")
+        told = ["things: index other is in no file; it is dropped; only with --drop-indexes"]
+        assert await here.check() == told
+        assert await here.apply() == [], "and nobody is kept from starting by it"
+        assert await here.check() == told
+        assert await here.apply(drop_indexes=True) == ["things: index other is in no file; it was dropped"]
+        assert set(here.indexes()) == {"_id_", "age"}
+
+    @pytest.mark.parametrize(
+        ("before", "after", "told"),
+        [
+            ({}, CLUSTERED, "`clusteredIndex` is not set"),
+            (CLUSTERED, {}, "`clusteredIndex` is "),
+            ({}, BY_TIME, "it is a collection, and should not be"),
+            (BY_TIME, {}, "it is a timeseries, and should not be"),
+            ({}, {"capped": True, "size": 4096}, "`capped` is not set"),
+            ({}, {"collation": {"locale": "en"}}, "`collation` is not set"),
+        ],
+    )
+    async def test_what_cannot_change_in_place_says_what_to_do(
+        self, here: Place, before: dict[str, Any], after: dict[str, Any], told: str
+    ) -> None:
+        here.say(options=before)
+        await here.apply()
+        stood = here.options()
+        here.say(options=after)
+        with pytest.raises(ConfigurationError, match=r"copy the documents into a new collection") as caught:
+            await here.apply(drop_indexes=True, accept_misfits=True)
+        assert told in str(caught.value)
+        assert here.options() == stood
+        assert all(each.described()["blocked"] for each in await here.plan())
+
+    async def test_a_newer_releases_schema_is_left_alone(self, here: Place) -> None:
+        here.say(version=3, indexes=[AGE])
+        await here.apply()
+        here.say(version=2, validator=NAMED)
+        with pytest.raises(ConfigurationError, match=r"version 3 was applied, and this file is version 2"):
+            await here.apply(drop_indexes=True)
+        assert "age" in here.indexes()
+        assert here.options()["validator"] == {"$comment": "version 3"}
+
+    async def test_a_view_of_that_name_is_told(self, here: Place) -> None:
+        here.say()
+        here.database.create_collection("things", viewOn="others")
+        (line,) = await here.check()
+        assert line.startswith("things: it is a view, and should not be")
 
 
-async def test_an_index_that_differs_is_told_and_left(db: MultiDB, multidb_settings: Settings):
-    collection = db.mongo.database["system_logs"]
-    await collection.drop_index("timestamp_id")
-    await collection.create_index([("timestamp", 1)], name="timestamp_id")
-    with pytest.raises(ConfigurationError, match="system_logs: index timestamp_id differs"):
-        await schemas.apply(multidb_settings)
+class TestValidators:
+    """Warn, look, refuse; and nothing is changed for documents that do not fit, unless told."""
+
+    async def grow(self, here: Place) -> None:
+        here.say()
+        await here.apply()
+        here.things.insert_many(
+            [
+                *({"_id": n, "name": "hunter2 hunter2"} for n in range(7)),
+                {"_id": "x", "count": -1, "extra": 1},
+                {"_id": "fits", "name": "Ada"},
+            ]
+        )
+        here.say(version=2, validator=NAMED)
+
+    async def test_documents_that_do_not_fit_are_counted_and_named_and_not_quoted(self, here: Place) -> None:
+        await self.grow(here)
+        (difference,) = await here.plan()
+        assert "8 documents do not fit: 0 (name), 1 (name), 2 (name), 3 (name), 4 (name), …" in str(
+            difference
+        )
+        assert str(difference).endswith("only with --accept-misfits")
+        described = difference.described()
+        assert described["needs"] == ["accept_misfits"]
+        assert described["obstacle"]["count"] == 8
+        assert "hunter2" not in str(difference) + json.dumps(described)
+        here.things.delete_many({"name": {"$exists": True}})
+        (difference,) = await here.plan()
+        assert "1 documents do not fit: x (count, name, extra)" in str(difference)
+
+    async def test_nothing_is_changed_unless_told(self, here: Place) -> None:
+        await self.grow(here)
+        stood = here.options()
+        with pytest.raises(ConfigurationError, match="8 documents do not fit"):
+            await here.apply()
+        assert here.options() == stood
+        await here.apply(accept_misfits=True)
+        assert await here.check() == []
+        assert here.things.count_documents({}) == 9
+
+    async def test_it_is_logged_before_it_is_refused(
+        self, here: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A document that comes after the first look is stored still, seen, and all put back."""
+        here.say()
+        await here.apply()
+        stood = here.options()
+        here.say(version=2, validator=NAMED)
+        actions = []
+        look_again = schemas.obstacles.Misfits.look_again
+
+        async def meanwhile(self: Any, server: Any) -> Any:
+            actions.append(here.options()["validationAction"])
+            here.things.insert_one({"_id": "late"})
+            return await look_again(self, server)
+
+        monkeypatch.setattr(schemas.obstacles.Misfits, "look_again", meanwhile)
+        with pytest.raises(ConfigurationError, match=r"1 documents do not fit: late \(name\)"):
+            await here.apply()
+        assert actions == ["warn"]
+        assert here.options() == {**stood, "validationLevel": "strict", "validationAction": "error"}
+
+    async def test_what_slips_in_before_it_is_refused_is_told(
+        self, here: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        here.say()
+        await here.apply()
+        here.say(version=2, validator=NAMED)
+        look_again = schemas.obstacles.Misfits.look_again
+
+        async def overlooked(self: Any, server: Any) -> Any:
+            found = await look_again(self, server)
+            here.things.insert_one({"_id": "late"})
+            return found
+
+        monkeypatch.setattr(schemas.obstacles.Misfits, "look_again", overlooked)
+        with pytest.raises(ConfigurationError, match=r"written meanwhile that do not fit.* late \(name\)"):
+            await here.apply()
+        assert await here.check() == []
+
+    async def test_a_killed_change_is_gone_on_with(self, here: Place) -> None:
+        """What it leaves is the validator that only warns."""
+        here.say(validator=NAMED)
+        await here.apply()
+        here.database.command({"collMod": "things", "validationAction": "warn"})
+        assert len(await here.apply()) == 1
+        assert here.options()["validationAction"] == "error"
 
 
-@pytest.mark.parametrize(
-    ("change", "field"),
-    [
-        ({"level": "loud"}, "level"),
-        ({"service": ""}, "service"),
-        ({"service": None}, "service"),
-        ({"message": 1}, "message"),
-        ({"timestamp": "today"}, "timestamp"),
-        ({"context": []}, "context"),
-    ],
-)
-async def test_the_server_refuses_what_the_model_would(db: MultiDB, change: dict[str, object], field: str):
-    """The validator stands for those who write past the repositories."""
-    document = db.system_logs._document_of(SystemLog(level="info", service="s", message="m"), "test") | change
-    with pytest.raises(ConstraintError) as caught:
-        await db.mongo.insert("system_logs", document, operation="test")
-    assert caught.value.columns == (field,)
+class TestUniqueIndexes:
+    async def test_duplicates_are_counted_and_named_and_nothing_is_built(self, here: Place) -> None:
+        here.say()
+        await here.apply()
+        here.things.insert_many([{"_id": n, "email": "hunter2"} for n in range(3)] + [{}, {"email": None}])
+        here.say(indexes=[EMAIL])
+        (difference,) = await here.plan()
+        assert "2 values are there more than once: " in str(difference)
+        assert "0 and 1 (email)" in str(difference)
+        assert "hunter2" not in str(difference)
+        assert difference.described()["blocked"]
+        with pytest.raises(ConfigurationError, match="2 values are there more than once"):
+            await here.apply(accept_misfits=True, drop_indexes=True)
+        assert set(here.indexes()) == {"_id_"}
+
+    @pytest.mark.parametrize(
+        "index",
+        [
+            {**EMAIL, "sparse": True},
+            {**EMAIL, "partialFilterExpression": {"email": {"$exists": True}}},
+        ],
+    )
+    async def test_what_the_index_does_not_cover_is_no_duplicate(
+        self, here: Place, index: dict[str, Any]
+    ) -> None:
+        here.say()
+        await here.apply()
+        here.things.insert_many([{}, {}, {"email": "a"}, {"email": "b"}])
+        here.say(indexes=[index])
+        await here.apply()
+        assert here.indexes()["email"]["unique"]
+
+    async def test_values_are_compared_as_the_index_does(self, here: Place) -> None:
+        here.say()
+        await here.apply()
+        here.things.insert_many([{"email": "ada"}, {"email": "ADA"}])
+        here.say(indexes=[{**EMAIL, "collation": {"locale": "en", "strength": 2}}])
+        assert "1 values are there more than once" in str(*await here.plan())
+
+    @pytest.mark.parametrize("stood", [[], [{**EMAIL, "unique": False}]])
+    async def test_a_duplicate_that_only_the_server_sees_is_told_and_all_put_back(
+        self, here: Place, stood: list[Any]
+    ) -> None:
+        here.say(indexes=stood)
+        await here.apply()
+        before = here.indexes()
+        here.things.insert_many([{"email": ["a", "b"]}, {"email": ["b", "c"]}])
+        here.say(indexes=[EMAIL])
+        with pytest.raises(ConfigurationError, match="1 values are there more than once"):
+            await here.apply()
+        assert here.indexes() == before
+
+    async def test_new_duplicates_are_refused_before_it_is_looked_again(
+        self, here: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        here.say()
+        await here.apply()
+        here.things.insert_one({"email": "a"})
+        here.say(indexes=[EMAIL])
+        look_again = schemas.obstacles.Duplicates.look_again
+        prepared = []
+
+        async def spied(self: Any, server: Any) -> Any:
+            prepared.append(here.indexes()["email"]["prepareUnique"])
+            return await look_again(self, server)
+
+        monkeypatch.setattr(schemas.obstacles.Duplicates, "look_again", spied)
+        await here.apply()
+        assert prepared == [True]
+        assert here.indexes()["email"]["unique"]
+
+    async def test_a_killed_change_is_gone_on_with(self, here: Place) -> None:
+        here.say()
+        await here.apply()
+        here.database.command(
+            {
+                "createIndexes": "things",
+                "indexes": [{"name": "email", "key": {"email": 1}, "prepareUnique": True}],
+            }
+        )
+        here.say(indexes=[{**EMAIL, "unique": False}])
+        assert await here.check() == ["things: index email refuses new duplicates; it is changed"]
+        here.say(indexes=[EMAIL])
+        await here.apply()
+        assert here.indexes()["email"]["unique"]
 
 
-async def test_every_file_is_a_schema_of_a_collection_of_its_name():
-    loaded = schemas.load()
-    assert [each.collection for each in loaded] == ["system_logs"]
+class TestRetention:
+    async def test_the_settings_say_it_by_collection(self, here: Place) -> None:
+        here.say(retention={"field": "at", "default": "30d"})
+        await here.apply()
+        here.settings = here.settings_with(retention={"things": timedelta(hours=1)})
+        assert await here.check() == [
+            "things: the retention is 30d, not 1h; it is changed; what is older is deleted"
+        ]
+        await here.apply()
+        assert here.indexes()["retention"]["expireAfterSeconds"] == 3600
+        here.settings = here.settings_with(retention={"things": None})
+        await here.apply()
+        assert await here.check() == []
+        assert here.indexes()["retention"]["expireAfterSeconds"] == 2**31 - 1
+
+    async def test_what_is_too_old_is_deleted(self, here: Place) -> None:
+        here.say(retention={"field": "at", "default": "30d"})
+        await here.apply()
+        now = datetime.now(UTC)
+        here.things.insert_many([{"_id": age, "at": now - timedelta(days=age)} for age in (0, 20, 40)])
+        here.settings = here.settings_with(retention={"things": timedelta(days=10)})
+        await here.apply()
+        async with asyncio.timeout(90):  # a server of another's making looks once a minute
+            while here.things.count_documents({"_id": {"$ne": 0}}):  # noqa: ASYNC110 - the server does it
+                await asyncio.sleep(0.05)
+        assert here.things.count_documents({}) == 1
+
+    @pytest.mark.parametrize("retention", [{"things": timedelta(1)}, {"others": timedelta(1)}])
+    async def test_it_must_be_about_a_collection_that_has_one(
+        self, here: Place, retention: dict[str, Any]
+    ) -> None:
+        here.say()
+        here.settings = here.settings_with(retention=retention)
+        with pytest.raises(
+            ConfigurationError, match=r"MULTIDB_RETENTION: `.*` is no collection whose schema"
+        ):
+            await here.check()
 
 
-async def test_a_file_that_is_no_schema_is_named(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "broken.json").write_text(json.dumps({"collection": "x", "version": 0}))
-    monkeypatch.setattr(schemas, "shipped", lambda _: tmp_path)
-    with pytest.raises(ConfigurationError, match=r"mongo_schemas/broken\.json"):
-        schemas.load()
+class TestFiles:
+    def test_the_shipped_ones_are_read(self, multidb_servers: Settings) -> None:
+        assert "system_logs" in [each.collection for each in schemas.load(multidb_servers)]
+
+    async def test_an_applications_own_stand_beside_them(
+        self, multidb_servers: Settings, tmp_path: Path
+    ) -> None:
+        with place(multidb_servers, tmp_path) as here:
+            here.say(validator=NAMED)
+            await here.apply()
+            assert await here.check() == []
+            assert {"things", "system_logs"} <= set(here.database.list_collection_names())
+
+    @pytest.mark.parametrize(
+        ("file", "told"),
+        [
+            ({"version": 0}, "version: Input should be greater"),
+            ({"validator": []}, "validator: "),
+            ({"indexes": [AGE, AGE]}, "two indexes have the same name"),
+            ({"indexes": [{"name": "a"}]}, "indexes.0.key: Field required"),
+            ({"indexes": [{**AGE, "uniqe": True}]}, "indexes.0.uniqe: Extra inputs"),
+            ({"retention": {"field": "at", "default": "month"}}, "retention.default: must be a number and"),
+            ({"retention": {"field": "at"}, "indexes": [{**AGE, "name": "retention"}]}, "is made from"),
+            ({"options": BY_TIME, "validator": NAMED}, "a time series takes no validator"),
+            ({"options": BY_TIME, "retention": {"field": "then"}}, "counts from its `timeField`"),
+            ({"options": {"capped": True, "size": 256}, "retention": {"field": "at"}}, "has its size"),
+            ({"options": {"capped": True, "size": 100}}, "options.size: "),
+        ],
+    )
+    async def test_one_that_is_no_schema_is_named(self, here: Place, file: dict[str, Any], told: str) -> None:
+        here.say(**file)
+        with pytest.raises(ConfigurationError, match=r"things\.json is not a schema: ") as caught:
+            await here.check()
+        assert told in str(caught.value)
+
+    async def test_one_that_is_no_json_is_named(self, here: Place) -> None:
+        (here.folder / "things.json").write_text("{")
+        with pytest.raises(ConfigurationError, match=r"things\.json is not a schema: Expecting"):
+            await here.check()
+
+    async def test_one_that_bears_another_name_is_refused(self, here: Place) -> None:
+        here.say(collection="others")
+        (here.folder / "others.json").rename(here.folder / "things.json")
+        with pytest.raises(ConfigurationError, match=r"must bear the name of its collection, others\.json"):
+            await here.check()
+
+    async def test_two_of_one_collection_are_refused(self, here: Place) -> None:
+        here.say()
+        here.settings = here.settings_with(schema_paths=(here.folder, here.folder))
+        with pytest.raises(ConfigurationError, match="the collection things has a schema already"):
+            await here.check()
+
+    async def test_what_the_server_does_not_take_is_told(self, here: Place) -> None:
+        here.say(validator={"$jsonSchema": {"properties": {"a": {"format": "date"}}}})
+        with pytest.raises(ConfigurationError, match=r"things: MongoDB does not take .*'format'"):
+            await here.apply()

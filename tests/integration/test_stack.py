@@ -25,8 +25,11 @@ from multidb.stack import privileges as stack_privileges
 from multidb.stack.addresses import URL_OF, password_of, port_is_free, port_of
 
 STARTS = """
+import signal
 import sys
 from multidb.stack import EmbeddedStack
+# Also where the tests run in the background of a shell, which has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 print(EmbeddedStack(sys.argv[1], durable=False).start(lambda line: print(line, flush=True)))
 """
 

@@ -178,6 +178,7 @@ def test_every_entity_can_be_cached(model: type[BaseModel]) -> None:
         "id": id,
         "created_at": now,
         "updated_at": now,
+        "last_seen_at": now,
         "expires_at": now,
         "timestamp": now,
         "version": 3,

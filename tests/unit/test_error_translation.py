@@ -90,7 +90,7 @@ SQLSTATE_FAMILIES: dict[str, Expected] = {
     "23": CONSTRAINT,
     "24": REFUSED,
     "25": TRANSACTION,
-    "26": REFUSED,
+    "26": CONFIGURATION,  # a prepared statement is not there
     "27": REFUSED,
     "28": CONFIGURATION,
     "2B": REFUSED,
@@ -119,6 +119,7 @@ SQLSTATE_FAMILIES: dict[str, Expected] = {
 
 #: asyncpg, where a class differs from its family or has no SQLSTATE.
 ASYNCPG: dict[str, Expected] = {
+    "DuplicatePreparedStatementError": CONFIGURATION,
     "InvalidCachedStatementError": REFUSED_FOR_NOW,
     "UniqueViolationError": EXISTS,
     "TransactionTimeoutError": TIMEOUT,

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from multidb import models
 from multidb.models import (
+    ApiRequestLog,
     AuditLog,
     CalendarEvent,
     CalendarEventChanges,
@@ -48,10 +49,12 @@ from multidb.models import (
     NewUserSession,
     Page,
     PoolUsage,
+    RealtimeEvent,
     Session,
     StoreHealth,
     SystemLog,
     User,
+    UserActivityLog,
     UserChanges,
     UserProfile,
     UserProfileChanges,
@@ -125,14 +128,35 @@ SAMPLES: dict[type[Model], dict[str, Any]] = {
     NewKanbanCard: CARD,
     KanbanCardChanges: {"column_id": uuid4(), "rank": "0V"},
     AuditLog: {"id": uuid4(), "ts": NOW, "action": "insert", "entity": "users", "entity_id": uuid4()},
-    Session: {"id": uuid4(), "user_id": uuid4(), "created_at": NOW, "expires_at": NOW},
+    Session: {
+        "id": uuid4(),
+        "user_id": uuid4(),
+        "created_at": NOW,
+        "last_seen_at": NOW,
+        "expires_at": NOW,
+    },
     SystemLog: {"level": "info", "service": "shop", "message": "it began"},
+    UserActivityLog: {"user_id": uuid4(), "action": "document.opened", "ip": "::1"},
+    ApiRequestLog: {
+        "service": "shop",
+        "method": "GET",
+        "endpoint": "/carts/{id}",
+        "status": 200,
+        "duration_ms": 1.5,
+    },
+    RealtimeEvent: {"channel": "board:1", "kind": "card.moved"},
     PoolUsage: {"size": 1, "in_use": 0, "limit": 10},
     StoreHealth: HEALTHY,
     Health: {"ok": True, "postgres": HEALTHY, "mongo": HEALTHY, "redis": HEALTHY},
 }
 
-NEW = [SystemLog, *(model for model in SAMPLES if model.__name__.startswith("New"))]
+NEW = [
+    SystemLog,
+    UserActivityLog,
+    ApiRequestLog,
+    RealtimeEvent,
+    *(model for model in SAMPLES if model.__name__.startswith("New")),
+]
 CHANGES = [model for model in SAMPLES if model.__name__.endswith("Changes")]
 
 every_model = pytest.mark.parametrize("model", SAMPLES, ids=lambda model: model.__name__)

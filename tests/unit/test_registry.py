@@ -12,7 +12,6 @@ from pydantic import BaseModel
 from multidb import (
     CachePolicy,
     ConfigurationError,
-    Entity,
     Model,
     MongoRepository,
     MultiDB,
@@ -22,9 +21,11 @@ from multidb import (
     Settings,
     SystemLog,
     UserChanges,
+    VersionedDocument,
 )
 from multidb.registry import BUILT_IN, ROUTES, route_all
 from multidb.repositories.repository import Repository
+from multidb.repositories.session_tokens import SessionTokens
 from multidb.repositories.users import UserRepository
 from tests.contract.subjects import ROWS
 
@@ -132,7 +133,7 @@ class InvoiceRepository(PostgresRepository[Invoice, NewInvoice]):
     unique = {"invoices_pkey": ("id",)}
 
 
-class Note(Entity):
+class Note(VersionedDocument):
     text: str
     written: datetime = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -382,6 +383,12 @@ ON_ROWS: dict[str, Callable[[Any, BaseModel], Awaitable[Any]]] = {
     "delete_many": lambda rows, _: rows.delete_many(id=ID),
     "restore": lambda rows, _: rows.restore(ID),
 }
+
+
+def token_of(db: MultiDB) -> str:
+    return SessionTokens(db.settings).issue(ID, ID)[0]
+
+
 CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     **{
         f"{entity}.{name}": lambda db, call=call, entity=entity, new=new: call(getattr(db, entity), new)  # type: ignore[misc]
@@ -408,12 +415,20 @@ CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     "kanban_cards.place": lambda db: db.kanban_cards.place(ID),
     "kanban_columns.move": lambda db: db.kanban_columns.move(ID),
     "kanban_columns.place": lambda db: db.kanban_columns.place(ID),
-    "system_logs.get": lambda db: db.system_logs.get(ID),
-    "system_logs.find": lambda db: db.system_logs.find(),
+    **{
+        f"system_logs.{name}": lambda db, call=call: call(db.system_logs, None)  # type: ignore[misc]
+        for name, call in ON_ROWS.items()
+        if name in {"get", "fetch", "get_many", "find", "find_one", "stream", "count", "exists"}
+    },
     "system_logs.append": lambda db: db.system_logs.append(SystemLog.model_validate(LOG)),
+    "system_logs.append_many": lambda db: db.system_logs.append_many([SystemLog.model_validate(LOG)]),
     "sessions.create": lambda db: db.sessions.create(ID),
-    "sessions.get": lambda db: db.sessions.get("A" * 64),
-    "sessions.revoke": lambda db: db.sessions.revoke("A" * 64),
+    "sessions.get": lambda db: db.sessions.get(token_of(db)),
+    "sessions.rotate": lambda db: db.sessions.rotate(token_of(db)),
+    "sessions.find": lambda db: db.sessions.find(ID),
+    "sessions.revoke": lambda db: db.sessions.revoke(token_of(db)),
+    "sessions.revoke_one": lambda db: db.sessions.revoke_one(ID, user_id=ID),
+    "sessions.revoke_all": lambda db: db.sessions.revoke_all(ID),
 }
 
 

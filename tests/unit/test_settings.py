@@ -177,6 +177,8 @@ WRONG: list[tuple[str, object, str]] = [
     ("postgres_url", f"postgresql://ada:{PASSWORD}@:5432/shop", "must name a host"),
     ("postgres_url", f"postgresql://ada:{PASSWORD}@db:port/shop", "port"),
     ("postgres_url", f"postgresql://ada:{PASSWORD}@db:99999/shop", "port"),
+    ("migration_url", f"mysql://ada:{PASSWORD}@db/shop", "must begin with one of postgresql://"),
+    ("postgres_prepared_statements", PASSWORD, "valid boolean"),
     ("mongo_url", f"mongodb://ada:{PASSWORD}@db:port/shop", "port"),
     ("redis_url", f"redis://:{PASSWORD}@db:99999/0", "port"),
     ("redis_url", f"redis://:{PASSWORD}@db:port/0", "port"),
@@ -211,6 +213,15 @@ WRONG: list[tuple[str, object, str]] = [
     ("mongo_pool_size", 10_001, "less than or equal to 10000"),
     ("redis_pool_size", "2.5", "valid integer"),
     ("migration_paths", f"/{PASSWORD}", "does not point to a directory"),
+    ("schema_paths", f"/{PASSWORD}", "does not point to a directory"),
+    ("retention", PASSWORD, "must be pairs such as system_logs=30d"),
+    ("retention", "=30d", "must be pairs such as system_logs=30d"),
+    ("retention", f"system_logs={PASSWORD}", "must be a number and a unit, such as 30d"),
+    ("retention", "system_logs=30", "must be a number and a unit, such as 30d"),
+    ("retention", "system_logs=99999999999d", "must be"),
+    ("retention", "system_logs=0s", "must be whole seconds, at least one and less than 68 years"),
+    ("retention", {"system_logs": timedelta(seconds=0.5)}, "must be whole seconds"),
+    ("retention", "system_logs=1d system_logs=2d", "must name each collection once"),
 ]
 
 
@@ -336,6 +347,20 @@ def test_migration_paths_are_told_like_those_of_path(home: Path, monkeypatch: py
     assert made(migration_paths=[home]).migration_paths == (home,)
     monkeypatch.setenv("MULTIDB_MIGRATION_PATHS", "")
     assert made().migration_paths == ()
+
+
+def test_retention_is_told_by_collection(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert made().retention == {}
+    monkeypatch.setenv("MULTIDB_RETENTION", "system_logs=30d, realtime_events=12h,a=15m b=45s c=forever")
+    told = {
+        "system_logs": timedelta(days=30),
+        "realtime_events": timedelta(hours=12),
+        "a": timedelta(minutes=15),
+        "b": timedelta(seconds=45),
+        "c": None,
+    }
+    assert made().retention == told
+    assert made(retention=told).retention == told
 
 
 @BOUNDED

@@ -1,23 +1,40 @@
 """MongoDB's one way in: a client of either driver, and the calls the repositories make."""
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from bson import CodecOptions
+from bson.raw_bson import RawBSONDocument
+from pymongo import ReturnDocument
+from pymongo import errors as driver
+from pymongo.read_concern import ReadConcern
+
+from multidb.errors import MultiDBError, UnavailableError
 from multidb.models.health import PoolUsage, Role
 from multidb.settings import Settings
-from multidb.stores.mongo.driver import Client, Database, load
-from multidb.stores.mongo.errors import translating
+from multidb.stores.mongo.calls import Call, Turns
+from multidb.stores.mongo.documents import Document, Encoded, messages
+from multidb.stores.mongo.driver import Client, Database, Session, load
+from multidb.stores.mongo.errors import (
+    ID_ALONE,
+    Unique,
+    is_about_id,
+    may_have_happened,
+    refusals,
+    translating,
+)
 from multidb.stores.mongo.pool import PoolCounter
+from multidb.stores.mongo.transactions import Transactions
 from multidb.stores.store import Answer, Store
 
 __all__ = ["MongoStore"]
 
-Document = dict[str, Any]
 #: Field and direction, 1 or -1, in order of weight.
 Sort = Sequence[tuple[str, int]]
+
+#: Gives documents as the bytes they are stored as.
+_RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 
 
 class MongoStore(Store[Client]):
@@ -28,57 +45,171 @@ class MongoStore(Store[Client]):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._pool = PoolCounter()
-        self._free = asyncio.Semaphore(settings.mongo_pool_size)
-        self._at_work = 0
+        self._turns = Turns(settings.mongo_pool_size)
         self._version = ""
+        self.transactions = Transactions(self._began, self._call, lambda: self.under_way, settings)
 
     @property
     def database(self) -> Database:
         """The driver's own database object, Motor's or PyMongo's, for what the repositories do not offer."""
         return self.opened[_database_name(self.settings.mongo_url.get_secret_value())]
 
-    async def insert(self, collection: str, document: Document, *, operation: str) -> None:
-        """Store one document, which brings its own `_id`."""
+    async def insert_many(
+        self, collection: str, documents: Sequence[Encoded], *, operation: str, unique: Unique = ID_ALONE
+    ) -> dict[int, MultiDBError]:
+        """Store documents, each whatever becomes of the others; return by place what is not stored, and why.
+
+        They bring their `_id`. It takes as many round trips as their size asks for, one after
+        another: once MongoDB is away, those that were not sent yet have that error too. Where an
+        answer is lost the same is sent once more, and what is there by then is compared: a document
+        that is stored as it was given counts as stored by this call.
+        """
+        refused: dict[int, MultiDBError] = {}
+        for start, message in messages(documents):
+            try:
+                outcome = await self._insert_surely(collection, message, operation, unique)
+            except MultiDBError as error:
+                return refused | dict.fromkeys(range(start, len(documents)), error)
+            refused |= {start + place: error for place, error in outcome.items()}
+        return refused
+
+    async def _insert_surely(
+        self, collection: str, documents: Sequence[Encoded], operation: str, unique: Unique
+    ) -> dict[int, MultiDBError]:
+        try:
+            return await self._insert(collection, documents, operation, unique)
+        except UnavailableError as error:
+            if not may_have_happened(error) or self.transactions.current() is not None:
+                raise
+        refused = await self._insert(collection, documents, operation, unique)
+        there = [place for place, error in refused.items() if is_about_id(error)]
+        if there:
+            stored = await self._stored(collection, [documents[place] for place in there], operation)
+            for place in sorted(there):
+                if (raw := bytes(documents[place].raw)) in stored:
+                    stored.remove(raw)  # of two that are the same, one alone was stored by this call
+                    del refused[place]
+        return refused
+
+    async def _insert(
+        self, collection: str, documents: Sequence[Encoded], operation: str, unique: Unique
+    ) -> dict[int, MultiDBError]:
+        async with self._call(operation, unique) as session:
+            target = self.database[collection]
+            try:
+                if len(documents) == 1:  # for less than a bulk of one
+                    await target.insert_one(documents[0], session=session)
+                else:
+                    await target.insert_many(documents, ordered=False, session=session)
+            except (driver.BulkWriteError, driver.WriteError, driver.WriteConcernError) as error:
+                if session is not None:
+                    raise  # nothing of the transaction stands
+                return refusals(error, len(documents), operation, unique)
+        return {}
+
+    async def _stored(self, collection: str, documents: Sequence[Encoded], operation: str) -> set[bytes]:
+        """Return what a majority has stored under the ids of these documents, byte for byte."""
+        ids = [document["_id"] for document in documents]
         async with self._call(operation):
-            await self.database[collection].insert_one(document)
+            target = self.database[collection].with_options(_RAW, read_concern=ReadConcern("majority"))
+            return {
+                bytes(document.raw) for document in await target.find({"_id": {"$in": ids}}).to_list(None)
+            }
 
     async def find_one(self, collection: str, query: Mapping[str, Any], *, operation: str) -> Document | None:
         """Return the first document that matches, or None."""
-        async with self._call(operation):
-            document: Document | None = await self.database[collection].find_one(query)
+        async with self._call(operation) as session:
+            document: Document | None = await self.database[collection].find_one(query, session=session)
         return document
 
     async def find(
-        self, collection: str, query: Mapping[str, Any], *, sort: Sort, limit: int, operation: str
+        self, collection: str, query: Mapping[str, Any], *, sort: Sort = (), limit: int, operation: str
     ) -> list[Document]:
         """Return the first `limit` documents that match, in order."""
-        async with self._call(operation):
-            cursor = self.database[collection].find(query, sort=list(sort), limit=limit, batch_size=limit)
-            documents: list[Document] = await cursor.to_list(limit)
+        async with self._call(operation) as session:
+            cursor = self.database[collection].find(
+                query, sort=list(sort), limit=limit, batch_size=limit, session=session
+            )
+            documents: list[Document] = await cursor.to_list(None)
         return documents
 
+    async def count(self, collection: str, query: Mapping[str, Any], *, operation: str) -> int:
+        """Return how many documents match."""
+        async with self._call(operation) as session:
+            return int(await self.database[collection].count_documents(query, session=session))
+
+    async def exists(self, collection: str, query: Mapping[str, Any], *, operation: str) -> bool:
+        """Return whether a document matches."""
+        async with self._call(operation) as session:
+            found = await self.database[collection].find_one(query, {"_id": 1}, session=session)
+        return found is not None
+
+    async def change_one(
+        self,
+        collection: str,
+        query: Mapping[str, Any],
+        change: Mapping[str, Any],
+        *,
+        upsert: bool = False,
+        operation: str,
+        unique: Unique = ID_ALONE,
+    ) -> Document | None:
+        """Change the document that matches and return it as it is then; None if there is none.
+
+        With `upsert` one is made then. One call, atomic.
+        """
+        async with self._call(operation, unique) as session:
+            document: Document | None = await self.database[collection].find_one_and_update(
+                query, change, upsert=upsert, return_document=ReturnDocument.AFTER, session=session
+            )
+        return document
+
+    async def change_many(
+        self,
+        collection: str,
+        query: Mapping[str, Any],
+        change: Mapping[str, Any],
+        *,
+        operation: str,
+        unique: Unique = ID_ALONE,
+    ) -> int:
+        """Change the documents that match, each by itself, and return how many there were."""
+        async with self._call(operation, unique) as session:
+            outcome = await self.database[collection].update_many(query, change, session=session)
+        return int(outcome.matched_count)
+
+    async def delete_one(self, collection: str, query: Mapping[str, Any], *, operation: str) -> bool:
+        """Delete the document that matches; return whether there was one."""
+        async with self._call(operation) as session:
+            outcome = await self.database[collection].delete_one(query, session=session)
+        return bool(outcome.deleted_count)
+
+    async def delete_many(self, collection: str, query: Mapping[str, Any], *, operation: str) -> int:
+        """Delete the documents that match, each by itself, and return how many there were."""
+        async with self._call(operation) as session:
+            outcome = await self.database[collection].delete_many(query, session=session)
+        return int(outcome.deleted_count)
+
     async def command(self, command: Mapping[str, Any], *, operation: str) -> Document:
-        """Run one database command and return its answer."""
+        """Run one database command and return its answer. It takes no part in a transaction."""
         async with self._call(operation):
             answer: Document = await self.database.command(dict(command))
         return answer
 
-    @asynccontextmanager
-    async def _call(self, operation: str) -> AsyncIterator[None]:
-        """Make one call of the driver, and never more at a time than it has connections.
+    def _call(self, operation: str, unique: Unique = ID_ALONE) -> Call:
+        """Return what one call of the driver is made in; it gives the ambient transaction's session."""
+        return Call(
+            self._turns,
+            self.settings.mongo_timeout,
+            self.under_way,
+            operation,
+            unique,
+            self.transactions.current(),
+        )
 
-        PyMongo's own queue for a connection does not survive cancellations: callers that wait in
-        it may never be woken. So nobody waits there.
-        """
-        with self.under_way, translating(operation):
-            async with asyncio.timeout(self.settings.mongo_timeout.total_seconds()):
-                await self._free.acquire()
-            self._at_work += 1
-            try:
-                yield
-            finally:
-                self._at_work -= 1
-                self._free.release()
+    async def _began(self) -> Session:
+        """Return a session with a transaction begun; it has not been at the server yet."""
+        return await load(self.settings.mongo_driver).begin(self.opened)
 
     async def ask(self, *, operation: str) -> Answer:
         async with self._call(operation):
@@ -93,7 +224,7 @@ class MongoStore(Store[Client]):
     def pool_usage(self) -> PoolUsage | None:
         if self._client is None:
             return None
-        return PoolUsage(size=self._pool.size, in_use=self._at_work, limit=self.settings.mongo_pool_size)
+        return PoolUsage(size=self._pool.size, in_use=self._turns.taken, limit=self.settings.mongo_pool_size)
 
     async def _connect(self) -> Client:
         settings = self.settings
@@ -105,8 +236,7 @@ class MongoStore(Store[Client]):
             "waitQueueTimeoutMS": settings.mongo_timeout,
         }
         self._pool = PoolCounter()
-        self._free = asyncio.Semaphore(settings.mongo_pool_size)
-        self._at_work = 0
+        self._turns = Turns(settings.mongo_pool_size)
         self._version = ""
         with translating("open"):
             return load(settings.mongo_driver).connect(
@@ -115,6 +245,8 @@ class MongoStore(Store[Client]):
                     "appname": "multidb",
                     "event_listeners": [self._pool],
                     "maxPoolSize": settings.mongo_pool_size,
+                    # What Python has no datetime for must not fail those found with it.
+                    "datetime_conversion": "DATETIME_AUTO",
                     "tz_aware": True,
                     "uuidRepresentation": "standard",
                     "w": "majority",

@@ -11,11 +11,12 @@ from typing import Any, Protocol, TypeAlias, cast
 
 from multidb.settings import MongoDriver
 
-__all__ = ["Client", "Database", "Driver", "load"]
+__all__ = ["Client", "Database", "Driver", "Session", "load"]
 
 #: Motor's and PyMongo's classes share no base; what they share is how they are called.
 Client: TypeAlias = Any
 Database: TypeAlias = Any
+Session: TypeAlias = Any
 
 
 class Driver(Protocol):
@@ -23,6 +24,10 @@ class Driver(Protocol):
 
     def connect(self, url: str, options: dict[str, Any]) -> Client:
         """Return a client bound to the running event loop. Makes no connection yet."""
+        ...
+
+    async def begin(self, client: Client) -> Session:
+        """Return a session with a transaction begun, which reads what a majority had at one moment."""
         ...
 
     async def close(self, client: Client) -> None:

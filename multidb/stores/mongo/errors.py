@@ -4,7 +4,7 @@ Of what the server tells, only field names are repeated: `errmsg` and `keyValue`
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from bson.errors import BSONError
 from pymongo import errors as driver
@@ -21,9 +21,20 @@ from multidb.errors import (
     TransactionError,
     UnavailableError,
 )
+from multidb.stores.mongo.documents import field_of
 from multidb.stores.translation import Kind, Translating
 
-__all__ = ["translate", "translating"]
+__all__ = [
+    "ID_ALONE",
+    "Unique",
+    "is_about_id",
+    "is_unconfirmed",
+    "may_be_replayed",
+    "may_have_happened",
+    "refusals",
+    "translate",
+    "translating",
+]
 
 
 _UNREACHED = Kind(UnavailableError, "MongoDB could not be reached, or the connection broke")
@@ -132,38 +143,121 @@ _BY_LABEL: dict[str, Kind] = {
 }
 
 
+#: By the name of each unique index, the fields it is about.
+Unique: TypeAlias = Mapping[str, tuple[str, ...]]
+
+#: Every collection has this one.
+ID_ALONE: Unique = {"_id_": ("id",)}
+
+
 class translating(Translating):  # noqa: N801  reads as what it does: `with translating("system_logs.find"): ...`
     """Raise what MongoDB's driver raises inside as multidb's errors, and let all else pass."""
 
-    __slots__ = ()
+    __slots__ = ("_unique",)
+
+    def __init__(self, operation: str, unique: Unique = ID_ALONE) -> None:
+        super().__init__(operation)
+        self._unique = unique
 
     def _translate(self, error: BaseException) -> MultiDBError | None:
-        return translate(error, self._operation)
+        return translate(error, self._operation, self._unique)
 
 
-def translate(error: BaseException, operation: str) -> MultiDBError | None:
-    """Return what `error` is to callers of multidb, or None if it does not come from the driver."""
+def translate(error: BaseException, operation: str, unique: Unique = ID_ALONE) -> MultiDBError | None:
+    """Return what `error` is to callers of multidb, or None if it does not come from the driver.
+
+    `unique` tells, by the name of each unique index, the fields it is about.
+    """
     cause = _cause(error)
-    if cause is not None and (translated := translate(cause, operation)) is not None:
+    if cause is not None and (translated := translate(cause, operation, unique)) is not None:
         return translated
     kind = next((_BY_CLASS[cls] for cls in type(error).__mro__ if cls in _BY_CLASS), None)
     if kind is None:
         return None
     failure = _failure(error)
-    raised, message, retryable = _BY_CODE.get(failure.get("code", 0), kind)
+    kind = _BY_CODE.get(failure.get("code", 0), kind)
     if isinstance(error, driver.PyMongoError):
         for label, meaning in _BY_LABEL.items():
             if error.has_error_label(label):
-                retryable = True
-                if raised is StoreError or raised is TransactionError:
-                    raised, message, _ = meaning
+                if kind.error is StoreError or kind.error is TransactionError:
+                    kind = meaning
+                kind = kind._replace(retryable=True)
                 break
+    return _told(kind, failure, operation, unique)
+
+
+def refusals(
+    error: driver.BulkWriteError | driver.WriteError | driver.WriteConcernError,
+    count: int,
+    operation: str,
+    unique: Unique = ID_ALONE,
+) -> dict[int, MultiDBError]:
+    """Return what became of the `count` documents of an unordered write, by place, where that is an error."""
+    refused: dict[int, MultiDBError] = {}
+    if not isinstance(error, driver.BulkWriteError):
+        if (told := translate(error, operation, unique)) is not None:
+            refused[0] = told
+    else:
+        for failure in (error.details.get("writeConcernErrors") or ())[:1]:
+            # It is about all that were written.
+            refused = dict.fromkeys(range(count), _told(_kind_of(failure), failure, operation, unique))
+        for failure in error.details.get("writeErrors") or ():
+            refused[failure["index"]] = _told(_kind_of(failure), failure, operation, unique)
+    for told in refused.values():
+        told.__cause__ = error
+    return refused
+
+
+def may_have_happened(error: UnavailableError) -> bool:
+    """Tell whether the connection broke when a write may have been sent, and another may be had at once."""
+    cause = error.__cause__
+    return isinstance(cause, driver.AutoReconnect) and not isinstance(
+        cause, driver.ServerSelectionTimeoutError | driver.NetworkTimeout
+    )
+
+
+def may_be_replayed(error: MultiDBError) -> bool:
+    """Tell whether a transaction that ended so was rolled back, and may be run again from the start."""
+    return _has_label(error, "TransientTransactionError")
+
+
+def is_unconfirmed(error: MultiDBError) -> bool:
+    """Tell whether a commit ended so that it may have happened, and may be sent again."""
+    return _has_label(error, "UnknownTransactionCommitResult")
+
+
+def _has_label(error: MultiDBError, label: str) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, driver.PyMongoError) and cause.has_error_label(label)
+
+
+def is_about_id(error: MultiDBError) -> bool:
+    """Tell whether a document was refused because its id is taken."""
+    return isinstance(error, AlreadyExistsError) and error.columns == ("id",)
+
+
+def _kind_of(failure: Mapping[str, Any]) -> Kind:
+    return _BY_CODE.get(failure.get("code", 0), _REFUSED)
+
+
+def _told(kind: Kind, failure: Mapping[str, Any], operation: str, unique: Unique) -> MultiDBError:
+    raised, message, retryable = kind
     if not issubclass(raised, ConstraintError):
         return raised(message, store="mongo", operation=operation, retryable=retryable)
     fields = tuple(dict.fromkeys(_fields(failure)))
+    constraint = next((name for name, about in unique.items() if set(about) == set(fields)), None)
+    if constraint is not None:
+        fields = unique[constraint]
     if fields:
         message = f"{message} ({'field' if len(fields) == 1 else 'fields'} {', '.join(fields)})"
-    return raised(message, columns=fields, store="mongo", operation=operation, retryable=retryable)
+    return raised(
+        message,
+        constraint=constraint if issubclass(raised, AlreadyExistsError) else None,
+        columns=fields,
+        store="mongo",
+        operation=operation,
+        retryable=retryable,
+    )
 
 
 def _cause(error: BaseException) -> BaseException | None:
@@ -195,7 +289,7 @@ def _failure(error: BaseException) -> Mapping[str, Any]:
 
 def _fields(failure: Mapping[str, Any]) -> Iterator[str]:
     """Yield the fields a duplicate key or a validator's complaint is about."""
-    yield from failure.get("keyPattern") or ()
+    yield from map(field_of, failure.get("keyPattern") or ())
     complaint = (failure.get("errInfo") or {}).get("details")
     yield from _complained_of(complaint)
 

@@ -42,18 +42,24 @@ class Crud:
     # --- reading
 
     def find(
-        self, where: Where, keyset: Keyset, nulls: Sequence[bool] | None, *, backwards: bool
+        self,
+        where: Where,
+        keyset: Keyset,
+        nulls: Sequence[bool] | None,
+        *,
+        backwards: bool,
+        inclusive: bool = False,
     ) -> Statement:
-        """The first `:_limit` rows that match, in order; after the position `:_k0`, … if `nulls` is given."""
+        """The first `:_limit` rows that match, in order; with `nulls`, beyond the position `:_k0`, …."""
 
         def build() -> sa.Select[Any]:
             query = keyset.ordered(self.select(where), backwards=backwards)
             if nulls is not None:
-                query = query.where(keyset.beyond(nulls, backwards=backwards))
+                query = query.where(keyset.beyond(nulls, backwards=backwards, inclusive=inclusive))
             return query.limit(sa.bindparam("_limit", None, type_=sa.Integer))
 
         position = None if nulls is None else tuple(nulls)
-        return self.kept(("find", keyset.names, position, backwards), where, build)
+        return self.kept(("find", keyset.names, position, backwards, inclusive), where, build)
 
     def count(self, where: Where) -> Statement:
         """How many rows match."""

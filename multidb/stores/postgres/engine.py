@@ -2,51 +2,55 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
 import asyncpg
+from pydantic import SecretStr
 
 from multidb.models.health import PoolUsage
 from multidb.settings import PostgresSettings, Settings
-from multidb.stores.batching import Batcher
-from multidb.stores.completion import complete
 from multidb.stores.postgres.ambient import Connection, Transaction
-from multidb.stores.postgres.errors import heedless, translating
+from multidb.stores.postgres.errors import translating
+from multidb.stores.postgres.lending import Borrowed, Lent, Pool, Turns
 from multidb.stores.postgres.statements import Statement
 from multidb.stores.postgres.transactions import Options, Transactions
-from multidb.stores.store import Answer, Store, UnderWay
+from multidb.stores.store import Answer, Store
 
 __all__ = ["PostgresStore", "Record", "connect"]
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
-else:
-    Pool = asyncpg.Pool
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
-
 #: A row, by column.
 Record: TypeAlias = asyncpg.Record
 
 
-def dsn(settings: PostgresSettings) -> str:
+#: Prepared statements a connection keeps, which is asyncpg's own number.
+_KEPT = 100
+
+
+def dsn(url: SecretStr) -> str:
     """Return the URL as asyncpg reads it, without SQLAlchemy's `+asyncpg`."""
-    parts = urlsplit(settings.postgres_url.get_secret_value())
-    return urlunsplit(parts._replace(scheme="postgresql"))
+    return urlunsplit(urlsplit(url.get_secret_value())._replace(scheme="postgresql"))
 
 
 async def connect(settings: PostgresSettings) -> "asyncpg.Connection[asyncpg.Record]":
     """Return one connection outside any pool, for migrations and the like."""
-    return await asyncpg.connect(dsn(settings), timeout=settings.connect_timeout.total_seconds())
+    return await asyncpg.connect(
+        dsn(settings.migration_url or settings.postgres_url),
+        timeout=settings.connect_timeout.total_seconds(),
+        statement_cache_size=_kept(settings),
+    )
+
+
+def _kept(settings: PostgresSettings) -> int:
+    # With none kept asyncpg names no statement, and parses it anew with each use: SQLAlchemy's too.
+    return _KEPT if settings.postgres_prepared_statements else 0
 
 
 class PostgresStore(Store[Pool]):
@@ -58,8 +62,7 @@ class PostgresStore(Store[Pool]):
         super().__init__(settings)
         self.transactions = Transactions(self._pooled, lambda: self.under_way)
         self._engine: AsyncEngine | None = None
-        self._batchers: list[Batcher[Any, Any]] = []
-        self._turns: _Turns
+        self._turns: Turns
 
     async def fetch(
         self,
@@ -87,23 +90,6 @@ class PostgresStore(Store[Pool]):
             # which this one had for its tenant's sake alone.
             async with self._connection(operation, tenant) as connection:
                 return await connection.fetch(statement.sql, *arguments)
-
-    def batcher(
-        self,
-        one: Callable[[K, Any], Awaitable[V | None]],
-        many: Callable[[Sequence[K], Any], Awaitable[Mapping[K, V | Exception]]],
-        *,
-        own: Callable[[V], V] | None = None,
-    ) -> Batcher[K, V]:
-        """Return a batcher whose round trips have ended when `close` returns."""
-        batcher = Batcher(one, many, own=own, check=lambda: self.opened)
-        self._batchers.append(batcher)
-        return batcher
-
-    def forget(self) -> None:
-        super().forget()
-        for batcher in self._batchers:
-            batcher.forget()
 
     async def copy(
         self,
@@ -138,7 +124,7 @@ class PostgresStore(Store[Pool]):
             turns, timeout = self._turns, self.settings.postgres_timeout.total_seconds()
 
             async def borrow(*_: Any, **__: Any) -> Any:
-                return _Borrowed(pool, turns, await turns.take(pool, timeout))
+                return Borrowed(pool, turns, await turns.take(pool, timeout))
 
             self._engine = create_async_engine(
                 "postgresql+asyncpg://", async_creator=borrow, poolclass=NullPool, hide_parameters=True
@@ -183,21 +169,22 @@ class PostgresStore(Store[Pool]):
         ):
             yield connection
 
-    def _pooled(self, operation: str) -> "_Lent":
+    def _pooled(self, operation: str) -> Lent:
         timeout = self.settings.postgres_timeout.total_seconds()
-        return _Lent(self.opened, self._turns, timeout, operation, self.under_way)
+        return Lent(self.opened, self._turns, timeout, operation, self.under_way)
 
     async def _connect(self) -> Pool:
         settings = self.settings
-        self._turns = _Turns(settings.postgres_pool_size)
+        self._turns = Turns(settings.postgres_pool_size)
         with translating("open"):
             pool: Pool = await asyncpg.create_pool(
-                dsn(settings),
+                dsn(settings.postgres_url),
                 # None at first: a store that is away must not stop the application from starting.
                 min_size=0,
                 max_size=settings.postgres_pool_size,
                 timeout=settings.connect_timeout.total_seconds(),
                 command_timeout=settings.postgres_timeout.total_seconds(),
+                statement_cache_size=_kept(settings),
                 init=_use_json,
                 reset=_leave_as_it_is,
                 server_settings={"application_name": "multidb"},
@@ -213,115 +200,6 @@ class PostgresStore(Store[Pool]):
                 await client.close()
         except TimeoutError:
             client.terminate()
-        for batcher in self._batchers:
-            await batcher.close()
-
-
-class _Turns(asyncio.Semaphore):
-    """Who may take a connection of the pool, in the order of asking.
-
-    The pool alone keeps no order: a connection that was given back goes to whoever asks next, and
-    those who were waiting for it wait anew, behind all others.
-    """
-
-    async def take(self, pool: Pool, timeout: float) -> Connection:  # noqa: ASYNC109 - it is the pool's too
-        """Return a connection once there is one; the turn is over with `release`."""
-        if self.locked():
-            loop = asyncio.get_running_loop()
-            until = loop.time() + timeout
-            async with asyncio.timeout_at(until):
-                await self.acquire()
-            timeout = max(0.001, until - loop.time())
-        else:
-            await self.acquire()
-        try:
-            return await pool.acquire(timeout=timeout)
-        except BaseException:
-            self.release()
-            raise
-
-
-class _Lent:
-    """A pooled connection, for as long as the block lasts. A class, for nearly every call has one."""
-
-    __slots__ = ("_connection", "_operation", "_pool", "_timeout", "_turns", "_under_way")
-
-    _connection: Connection
-
-    def __init__(
-        self, pool: Pool, turns: _Turns, timeout: float, operation: str, under_way: UnderWay
-    ) -> None:
-        self._pool = pool
-        self._turns = turns
-        self._timeout = timeout
-        self._operation = operation
-        self._under_way = under_way
-
-    async def __aenter__(self) -> Connection:
-        # Under way while it still waits for a connection: closing must not come between.
-        self._under_way.__enter__()
-        try:
-            with translating(self._operation):
-                self._connection = await self._turns.take(self._pool, self._timeout)
-        except BaseException:
-            self._under_way.__exit__()
-            raise
-        return self._connection
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        release = partial(heedless, partial(self._pool.release, self._connection))
-        try:
-            if isinstance(error, asyncpg.InternalClientError):
-                self._connection.terminate()  # out of step with the server: nobody must get it again
-            # After an error to its end: until then the server may be at what the caller was cancelled in.
-            await (release() if error is None else complete(release()))
-        finally:
-            self._turns.release()
-            self._under_way.__exit__()
-
-
-class _Borrowed:
-    """A pooled connection in SQLAlchemy's hands: closing it gives it back."""
-
-    def __init__(self, pool: Pool, turns: _Turns, connection: Connection) -> None:
-        self._pool = pool
-        self._turns: _Turns | None = turns
-        self._connection = connection
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
-
-    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's signature
-        try:
-            if not self.is_closed():
-                # Whoever had it may have changed settings, or listened.
-                await self._connection.reset(timeout=timeout)
-        except BaseException:
-            self.terminate()
-            raise
-        finally:
-            try:
-                await heedless(partial(self._pool.release, self._connection))
-            finally:
-                self._end_turn()
-
-    def is_closed(self) -> bool:
-        try:
-            return self._connection.is_closed()
-        except asyncpg.InterfaceError:
-            return True  # it broke, and has left the pool's hands already
-
-    def terminate(self) -> None:
-        if not self.is_closed():
-            self._connection.terminate()
-        self._end_turn()
-
-    def _end_turn(self) -> None:
-        turns, self._turns = self._turns, None
-        if turns is not None:
-            turns.release()
 
 
 async def _use_json(connection: Any) -> None:

@@ -39,6 +39,11 @@ _REFUSED_LOGIN = Kind(
 )
 _NO_DATABASE = Kind(ConfigurationError, "the database does not exist; check MULTIDB_POSTGRES_URL")
 _UNBOUND = Kind(DataError, "a value is missing or does not have the type its column takes")
+_UNPREPARED = Kind(
+    ConfigurationError,
+    "a prepared statement got lost, or another session's was met: behind a pooler that shares connections "
+    "set MULTIDB_POSTGRES_PREPARED_STATEMENTS=false",
+)
 _REFUSED = Kind(StoreError, "PostgreSQL refused the statement or failed at it")
 
 #: By SQLSTATE, or by its first two characters where the whole class is one kind.
@@ -65,6 +70,7 @@ _BY_SQLSTATE: dict[str, Kind] = {
     ),
     "25P03": Kind(TransactionError, "the transaction stood idle for too long and was rolled back"),
     "25P04": Kind(StoreTimeoutError, "the transaction took too long and was rolled back"),
+    "26": _UNPREPARED,
     "28": _REFUSED_LOGIN,
     "2D": Kind(TransactionError, "the transaction cannot be ended here"),
     "3B": Kind(TransactionError, "the savepoint does not exist"),
@@ -79,6 +85,7 @@ _BY_SQLSTATE: dict[str, Kind] = {
     "42703": Kind(StoreError, "a column does not exist; has `multidb migrate` run?"),
     "42704": Kind(StoreError, "a type or another object does not exist; has `multidb migrate` run?"),
     "42883": Kind(StoreError, "a function or operator does not exist; has `multidb migrate` run?"),
+    "42P05": _UNPREPARED,
     "42P01": Kind(StoreError, "the table does not exist; has `multidb migrate` run?"),
     "44": Kind(ConstraintError, "the row does not pass the view's check option"),
     "53": Kind(UnavailableError, "PostgreSQL is out of a resource"),

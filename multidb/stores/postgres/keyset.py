@@ -20,7 +20,11 @@ __all__ = ["Keyset"]
 
 
 class Keyset:
-    """An order over a table's rows. `names` are columns, `-name` for descending."""
+    """An order over a table's rows. `names` are columns, `-name` for descending.
+
+    A position in it is that of a row, the row's values. With one value more it is the place beside
+    that row: just before it if that is true, else just after it.
+    """
 
     def __init__(self, table: sa.Table, names: Sequence[str]) -> None:
         keys = [(name.removeprefix("-"), name.startswith("-")) for name in names]
@@ -53,8 +57,10 @@ class Keyset:
             for number, ((column, _), value) in enumerate(zip(self._keys, position, strict=True))
         }
 
-    def beyond(self, nulls: Sequence[bool], *, backwards: bool = False) -> sa.ColumnElement[bool]:
-        """Return the condition of coming after a position, or before it.
+    def beyond(
+        self, nulls: Sequence[bool], *, backwards: bool = False, inclusive: bool = False
+    ) -> sa.ColumnElement[bool]:
+        """Return the condition of coming after a position, or before it; or of standing there, if inclusive.
 
         `nulls` tells which of its values are null; the others are parameters `_k0`, `_k1`, …
         """
@@ -68,9 +74,10 @@ class Keyset:
             # As a comparison of rows one range scan of an index answers it.
             row = sa.tuple_(*(column for column, _ in keys))
             bound = sa.tuple_(*(each for each in bounds if each is not None))
-            comparison: sa.ColumnElement[bool] = row < bound if keys[0][1] else row > bound
-            return comparison
-        condition: sa.ColumnElement[bool] = sa.false()
+            if inclusive:
+                return row <= bound if keys[0][1] else row >= bound
+            return row < bound if keys[0][1] else row > bound
+        condition: sa.ColumnElement[bool] = sa.true() if inclusive else sa.false()
         for (column, descending), value in reversed(list(zip(keys, bounds, strict=True))):
             same = column.is_(None) if value is None else column == value
             condition = sa.or_(_beyond(column, descending, value), sa.and_(same, condition))

@@ -1,0 +1,33 @@
+"""User activity: what the users of an application did."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import Field, StringConstraints
+
+from multidb.models.entity import Entity
+from multidb.models.fields import PERSONAL, IpAddress, UserAgent, UtcMilliseconds, utc_now
+from multidb.models.ids import uuid7
+from multidb.models.system_logs import RequestId
+
+__all__ = ["UserActivityLog"]
+
+#: What was done, or to what kind of thing: one of few words, such as `document.opened`.
+_Word = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+
+
+class UserActivityLog(Entity):
+    """One thing a user did. The caller makes it; it never changes."""
+
+    id: UUID = Field(default_factory=uuid7)
+    timestamp: UtcMilliseconds = Field(default_factory=utc_now)
+    user_id: UUID
+    action: _Word
+    #: What it was done to: its kind, such as `document`, and its id there.
+    resource_kind: _Word | None = None
+    resource_id: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    session_id: UUID | None = None
+    request_id: RequestId | None = None
+    ip: Annotated[IpAddress, PERSONAL] | None = None
+    user_agent: Annotated[UserAgent, PERSONAL] | None = None
+    metadata: dict[str, Any] = {}
