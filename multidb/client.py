@@ -19,6 +19,7 @@ from multidb.repositories.audit_logs import AuditLogRepository
 from multidb.repositories.calendar_events import CalendarEventRepository
 from multidb.repositories.companies import CompanyRepository
 from multidb.repositories.company_users import CompanyUserRepository
+from multidb.repositories.counters import CounterRepository
 from multidb.repositories.documents import DocumentRepository
 from multidb.repositories.forms import FormRepository
 from multidb.repositories.jobs import JobRepository
@@ -77,6 +78,7 @@ class MultiDB:
     audit_logs: AuditLogRepository
     system_logs: SystemLogRepository
     sessions: SessionRepository
+    counters: CounterRepository
 
     def __init__(
         self, settings: Settings | None = None, *, repositories: Sequence[type[Repository]] = ()
@@ -115,6 +117,7 @@ class MultiDB:
         self.audit_logs = self[AuditLogRepository]
         self.system_logs = self[SystemLogRepository]
         self.sessions = self[SessionRepository]
+        self.counters = self[CounterRepository]
 
     def __getitem__(self, repository: type[RepositoryT]) -> RepositoryT:
         """Return the repository of this class."""

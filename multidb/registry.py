@@ -12,6 +12,7 @@ from multidb.repositories.audit_logs import AuditLogRepository
 from multidb.repositories.calendar_events import CalendarEventRepository
 from multidb.repositories.companies import CompanyRepository
 from multidb.repositories.company_users import CompanyUserRepository
+from multidb.repositories.counters import CounterRepository
 from multidb.repositories.documents import DocumentRepository
 from multidb.repositories.forms import FormRepository
 from multidb.repositories.jobs import JobRepository
@@ -59,6 +60,7 @@ BUILT_IN: tuple[type[Repository], ...] = (
     AuditLogRepository,
     SystemLogRepository,
     SessionRepository,
+    CounterRepository,
 )
 
 _PLANNED = (
@@ -80,7 +82,6 @@ _PLANNED = (
     Route("presence", "redis", "realtime:user:{user_id}:presence"),
     Route("uploads", "redis", "temp:upload:{upload_id}"),
     Route("locks", "redis", "lock:document:{document_id}"),
-    Route("counters", "redis", "counter:api_calls:{endpoint}:{date}"),
 )
 
 

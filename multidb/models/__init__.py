@@ -5,6 +5,7 @@ from multidb.models.audit_logs import AuditAction, AuditLog
 from multidb.models.calendar_events import CalendarEvent, CalendarEventChanges, NewCalendarEvent
 from multidb.models.companies import Company, CompanyChanges, NewCompany
 from multidb.models.company_users import CompanyRole, CompanyUser, CompanyUserChanges, NewCompanyUser
+from multidb.models.counters import EndpointCount
 from multidb.models.documents import Document, DocumentChanges, DocumentMatch, DocumentStatus, NewDocument
 from multidb.models.entity import Entity, Model, Related, Row, VersionedDocument
 from multidb.models.fields import PERSONAL, SECRET, UNCHANGED, UtcDatetime
@@ -52,6 +53,7 @@ __all__ = [
     "DocumentChanges",
     "DocumentMatch",
     "DocumentStatus",
+    "EndpointCount",
     "Entity",
     "EntityFields",
     "Field",

@@ -58,6 +58,32 @@ async def test_cache_fill(redis: Scripts):
     assert await redis.do("GET", "entry") is None
 
 
+async def test_counter_add(redis: Scripts):
+    async def add(process: str, flush: int, by: int) -> Any:
+        return await redis.run("counter_add", ["n", "n:flushes"], process, flush, by, 5000)
+
+    assert await add("p", 1, 5) == b"5"
+    # Sent again, it counts once; and so does one that comes after a later one.
+    assert await add("p", 1, 5) == b"5"
+    assert await add("p", 9, 1) == b"6"
+    assert await add("p", 8, 1) == b"6"
+    assert await add("p", 10, 1) == b"7"
+    assert await add("q", 1, 10**12) == str(10**12 + 7).encode()
+    assert all([0 < await redis.do("PTTL", name) <= 5000 for name in ("n", "n:flushes")])
+
+
+async def test_counter_rank(redis: Scripts):
+    async def rank(flush: int, *pairs: Any) -> Any:
+        return await redis.run("counter_rank", ["day", "day:flushes"], "p", flush, 5000, *pairs)
+
+    assert await rank(1, "a", 3, "b", 1) == 2
+    assert await rank(1, "a", 3, "b", 1) == 2
+    assert await rank(2, "b", 4, "c", 1) == 3
+    assert await redis.do("ZREVRANGE", "day", 0, -1) == [b"b", b"a", b"c"]
+    assert [await redis.do("ZSCORE", "day", member) for member in "abc"] == [3, 5, 1]
+    assert all([0 < await redis.do("PTTL", name) <= 5000 for name in ("day", "day:flushes")])
+
+
 DAY, HOUR = 86_400_000, 3_600_000
 
 
