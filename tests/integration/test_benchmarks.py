@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from benchmarks import postgres, reads
+from benchmarks import postgres, reads, redis
 from benchmarks.run import Sizes
 from multidb.settings import Settings
 
@@ -35,4 +35,13 @@ async def test_reads_are_measured(multidb_settings: Settings, capsys: pytest.Cap
     await reads.measure(argparse.Namespace(seconds=0.01, rounds=1), multidb_settings)
     printed = capsys.readouterr().out
     assert printed.count("| asyncpg fetchrow |") == 5
-    assert printed.count("| redis-py GET |") == 2
+
+
+async def test_redis_is_measured(
+    multidb_settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(redis, "KEYS", 50)
+    await redis.measure(argparse.Namespace(seconds=0.01, rounds=1, only=None), multidb_settings)
+    printed = capsys.readouterr().out
+    assert printed.count("| redis-py |") == 3 * len(redis.TASKS)
+    assert printed.count("| redis-py GET |") == len(redis.TASKS)
