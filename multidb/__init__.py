@@ -41,6 +41,7 @@ from multidb.models import (
     DocumentChanges,
     DocumentMatch,
     DocumentStatus,
+    Emitted,
     EndpointCount,
     Entity,
     EntityFields,
@@ -76,6 +77,7 @@ from multidb.models import (
     Order,
     Page,
     PoolUsage,
+    PresenceEvent,
     RealtimeEvent,
     Related,
     Row,
@@ -96,8 +98,11 @@ from multidb.models import (
     uuid7,
 )
 from multidb.repositories.append_only import AppendOnlyRepository
+from multidb.repositories.held_lock import HeldLock
+from multidb.repositories.logs import LogRepository
 from multidb.repositories.mongo import MongoRepository
 from multidb.repositories.postgres import PostgresRepository
+from multidb.repositories.redaction import Redact, Redactor
 from multidb.repositories.relations import BelongsTo, HasMany, HasOne, Relation, Through
 from multidb.settings import Settings
 from multidb.stores.postgres.ambient import Transaction
@@ -129,6 +134,7 @@ __all__ = [
     "DocumentChanges",
     "DocumentMatch",
     "DocumentStatus",
+    "Emitted",
     "EndpointCount",
     "Entity",
     "EntityFields",
@@ -139,6 +145,7 @@ __all__ = [
     "HasMany",
     "HasOne",
     "Health",
+    "HeldLock",
     "HttpMethod",
     "InvalidCursorError",
     "Job",
@@ -154,6 +161,7 @@ __all__ = [
     "LockLostError",
     "LockNotAcquiredError",
     "LogLevel",
+    "LogRepository",
     "Model",
     "MongoRepository",
     "MultiDB",
@@ -176,8 +184,11 @@ __all__ = [
     "Page",
     "PoolUsage",
     "PostgresRepository",
+    "PresenceEvent",
     "RateLimitExceededError",
     "RealtimeEvent",
+    "Redact",
+    "Redactor",
     "Related",
     "Relation",
     "Row",

@@ -7,6 +7,7 @@ from multidb.models.companies import Company, CompanyChanges, NewCompany
 from multidb.models.company_users import CompanyRole, CompanyUser, CompanyUserChanges, NewCompanyUser
 from multidb.models.counters import EndpointCount
 from multidb.models.documents import Document, DocumentChanges, DocumentMatch, DocumentStatus, NewDocument
+from multidb.models.emitted import Emitted
 from multidb.models.entity import Entity, Model, Related, Row, VersionedDocument
 from multidb.models.fields import PERSONAL, SECRET, UNCHANGED, UtcDatetime
 from multidb.models.filters import Condition, EntityFields, Field, Fields, Order, RowFields, VersionedFields
@@ -26,6 +27,7 @@ from multidb.models.kanban import (
     NewKanbanColumn,
 )
 from multidb.models.page import Page
+from multidb.models.presence import PresenceEvent
 from multidb.models.realtime_events import RealtimeEvent
 from multidb.models.sessions import Session
 from multidb.models.system_logs import LogLevel, SystemLog
@@ -53,6 +55,7 @@ __all__ = [
     "DocumentChanges",
     "DocumentMatch",
     "DocumentStatus",
+    "Emitted",
     "EndpointCount",
     "Entity",
     "EntityFields",
@@ -88,6 +91,7 @@ __all__ = [
     "Order",
     "Page",
     "PoolUsage",
+    "PresenceEvent",
     "RealtimeEvent",
     "Related",
     "Row",

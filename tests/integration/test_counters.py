@@ -162,7 +162,7 @@ async def test_what_are_no_days_is_refused(db: MultiDB):
         (date.min, date.max),
     ]
     for first, last in wrong:
-        with pytest.raises(DataError, match="`(first|last)`"):
+        with pytest.raises(DataError, match=r"`(first|last)`"):
             await db.counters.range("a", first, last)
     with pytest.raises(DataError, match="`limit`"):
         await db.counters.top(TODAY, limit=0)

@@ -148,3 +148,117 @@ async def test_session_revoke_all(redis: Scripts):
     assert (await use(redis, "b", "t1"))[0] == b"live"
     assert (await redis.run("session_revoke_all", ["index"], ""))[0] == 1
     assert await redis.do("EXISTS", "index") == 0
+
+
+LOCK = ["lock", "fence", "queue", "alive"]
+
+
+async def acquire(redis: Scripts, token: str, patience: int = 0) -> tuple[int, int]:
+    fence, wait = await redis.run("lock_acquire", [*LOCK, f"note:{token}"], token, 5000, DAY, patience)
+    return int(fence), int(wait)
+
+
+async def release(redis: Scripts, token: str, note: int = 0) -> Any:
+    return await redis.run("lock_release", ["lock", "queue", "alive", f"note:{token}"], token, note)
+
+
+async def test_lock_acquire(redis: Scripts):
+    first, _ = await acquire(redis, "a")
+    assert first > 0
+    # Asked again, the same; and nobody else gets it.
+    assert await acquire(redis, "a") == (first, 0)
+    fence, wait = await acquire(redis, "b", 5000)
+    assert (fence, 0 < wait <= 5000) == (0, True)
+    await redis.do("DEL", "lock")
+    # Who queues comes first.
+    assert (await acquire(redis, "c", 5000))[0] == 0
+    assert (await acquire(redis, "b", 5000))[0] > first
+    await redis.do("DEL", "lock")
+    await redis.do("SET", "note:c", "")
+    assert await acquire(redis, "c") == (0, 0)
+
+
+async def test_lock_extend(redis: Scripts):
+    assert await redis.run("lock_extend", ["lock"], "a", HOUR) == 0
+    await acquire(redis, "a")
+    assert await redis.run("lock_extend", ["lock"], "b", HOUR) == 0
+    assert await redis.run("lock_extend", ["lock"], "a", HOUR) == 1
+    assert await redis.do("PTTL", "lock") > 5000
+
+
+async def test_lock_release(redis: Scripts):
+    await acquire(redis, "a")
+    await acquire(redis, "b", 5000)
+    assert await release(redis, "c") == 0
+    assert await redis.do("EXISTS", "lock") == 1
+    assert await release(redis, "a") == 1
+    assert await release(redis, "b", 5000) == 0
+    assert [await redis.do("EXISTS", name) for name in ("lock", "queue", "alive", "note:b")] == [0, 0, 0, 1]
+
+
+async def beat(redis: Scripts, device: str, ms: int = HOUR, limit: int = 10) -> Any:
+    return await redis.run("presence_beat", ["devices"], device, ms, limit)
+
+
+async def note(redis: Scripts, user: str, ms: int = HOUR) -> Any:
+    return await redis.run("presence_note", ["register", "events"], user, ms, "told", 7, 100)
+
+
+async def events(redis: Scripts) -> list[tuple[bytes, bytes]]:
+    return [(fields[1], fields[3]) for _, fields in await redis.do("XRANGE", "events", "-", "+")]
+
+
+async def test_presence_beat(redis: Scripts):
+    await redis.do("ZADD", "devices", 1, "gone")
+    for device in ("phone", "desk", "watch"):
+        assert await beat(redis, device, limit=2) == 1
+    assert len(await redis.do("ZRANGE", "devices", 0, -1)) == 2
+    assert HOUR - 60_000 < await redis.do("PTTL", "devices") <= HOUR
+
+
+async def test_presence_leave(redis: Scripts):
+    assert await redis.run("presence_leave", ["devices"], "phone") == 0
+    await beat(redis, "desk", HOUR)
+    await beat(redis, "phone", DAY)
+    assert await redis.run("presence_leave", ["devices"], "phone") == 1
+    # The key lives as long as the device that stays.
+    assert await redis.do("PTTL", "devices") <= HOUR
+    assert await redis.run("presence_leave", ["devices"], "desk") == 1
+    assert await redis.do("EXISTS", "devices") == 0
+
+
+async def test_presence_note(redis: Scripts):
+    assert await note(redis, "ada") == 1
+    assert await note(redis, "ada") == 0
+    # It was gone, and nobody had told.
+    await redis.do("ZADD", "register", 1, "ada")
+    assert await note(redis, "ada") == 1
+    assert await events(redis) == [(b"join", b"ada"), (b"leave", b"ada"), (b"join", b"ada")]
+
+
+async def test_presence_count(redis: Scripts):
+    assert await redis.run("presence_count", ["register"]) == 0
+    await note(redis, "ada")
+    await redis.do("ZADD", "register", 1, "gone")
+    assert await redis.run("presence_count", ["register"]) == 1
+
+
+async def test_presence_due(redis: Scripts):
+    await note(redis, "ada")
+    await redis.do("ZADD", "register", 1, "bob", 2, "eve")
+    due = [str(each, "ascii") for each in await redis.run("presence_due", ["register"], 10)]
+    assert due == ["bob", "1", "eve", "2"]
+    assert (await redis.run("presence_due", ["register"], 1))[0] == b"bob"
+
+
+async def test_presence_settle(redis: Scripts):
+    async def settle(seen: int, ms: int) -> Any:
+        return await redis.run("presence_settle", ["register", "events"], "ada", seen, ms, "told", 7, 100)
+
+    await redis.do("ZADD", "register", 5, "ada")
+    assert await settle(4, 0) == 0
+    assert await settle(5, HOUR) == 0
+    await redis.do("ZADD", "register", 5, "ada")
+    assert await settle(5, 0) == 1
+    assert await settle(5, 0) == 0
+    assert await events(redis) == [(b"leave", b"ada")]
