@@ -101,13 +101,13 @@ async def test_while_redis_is_away_counting_goes_on(multidb_settings: Settings, 
     async with behind_proxy(multidb_settings.model_copy(update=changes)) as (proxy, settings):
         async with MultiDB(settings) as db:
             await db.counters.increment("a")
-            proxy.flowing.clear()
+            proxy.deaf = True
             async with asyncio.timeout(10):
                 for _ in range(100):
                     await db.counters.increment("a")
             with pytest.raises(UnavailableError):
                 await db.counters.get("a", TODAY)
-            proxy.flowing.set()
+            proxy.deaf = False
         # Closing has stored what was left.
         async with MultiDB(settings) as db:
             assert await db.counters.get("a", TODAY) == 101
