@@ -19,6 +19,7 @@ from multidb.repositories.audit_logs import AuditLogRepository
 from multidb.repositories.calendar_events import CalendarEventRepository
 from multidb.repositories.companies import CompanyRepository
 from multidb.repositories.company_users import CompanyUserRepository
+from multidb.repositories.counters import CounterRepository
 from multidb.repositories.documents import DocumentRepository
 from multidb.repositories.forms import FormRepository
 from multidb.repositories.jobs import JobRepository
@@ -83,6 +84,7 @@ class MultiDB:
     sessions: SessionRepository
     presence: PresenceRepository
     locks: LockRepository
+    counters: CounterRepository
 
     def __init__(
         self,
@@ -128,6 +130,7 @@ class MultiDB:
         self.sessions = self[SessionRepository]
         self.presence = self[PresenceRepository]
         self.locks = self[LockRepository]
+        self.counters = self[CounterRepository]
 
     def __getitem__(self, repository: type[RepositoryT]) -> RepositoryT:
         """Return the repository of this class."""

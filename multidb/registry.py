@@ -12,6 +12,7 @@ from multidb.repositories.audit_logs import AuditLogRepository
 from multidb.repositories.calendar_events import CalendarEventRepository
 from multidb.repositories.companies import CompanyRepository
 from multidb.repositories.company_users import CompanyUserRepository
+from multidb.repositories.counters import CounterRepository
 from multidb.repositories.documents import DocumentRepository
 from multidb.repositories.forms import FormRepository
 from multidb.repositories.jobs import JobRepository
@@ -63,6 +64,7 @@ BUILT_IN: tuple[type[Repository], ...] = (
     SessionRepository,
     PresenceRepository,
     LockRepository,
+    CounterRepository,
 )
 
 _PLANNED = (
@@ -82,7 +84,6 @@ _PLANNED = (
     Route("cache", "redis", "cache:user:{user_id}"),
     Route("rate_limits", "redis", "rate_limit:user:{user_id}:{endpoint}"),
     Route("uploads", "redis", "temp:upload:{upload_id}"),
-    Route("counters", "redis", "counter:api_calls:{endpoint}:{date}"),
 )
 
 

@@ -348,6 +348,8 @@ class Settings(PostgresSettings, MongoSettings):
     session_limit: Annotated[int, Field(ge=1, le=1000)] = 50
     #: How long a token may be used after it was rotated, by those who do not know of it yet.
     session_grace: Seconds = timedelta(seconds=10)
+    #: How long a counter is kept after it was last added to.
+    counter_lifetime: Seconds = timedelta(days=90)
     #: How long a user is taken to be there on a device after each beat.
     presence_timeout: Seconds = timedelta(seconds=60)
 

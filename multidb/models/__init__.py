@@ -5,6 +5,7 @@ from multidb.models.audit_logs import AuditAction, AuditLog
 from multidb.models.calendar_events import CalendarEvent, CalendarEventChanges, NewCalendarEvent
 from multidb.models.companies import Company, CompanyChanges, NewCompany
 from multidb.models.company_users import CompanyRole, CompanyUser, CompanyUserChanges, NewCompanyUser
+from multidb.models.counters import EndpointCount
 from multidb.models.documents import Document, DocumentChanges, DocumentMatch, DocumentStatus, NewDocument
 from multidb.models.emitted import Emitted
 from multidb.models.entity import Entity, Model, Related, Row, VersionedDocument
@@ -55,6 +56,7 @@ __all__ = [
     "DocumentMatch",
     "DocumentStatus",
     "Emitted",
+    "EndpointCount",
     "Entity",
     "EntityFields",
     "Field",

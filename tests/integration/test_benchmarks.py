@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from benchmarks import mongo, postgres, reads
+from benchmarks import mongo, postgres, reads, redis
 from benchmarks.run import Sizes
 from multidb.settings import Settings
 
@@ -45,3 +45,13 @@ async def test_logs_are_measured(multidb_settings: Settings):
     assert sum(line.startswith("## ") for line in lines) == 4
     for work, rows in {"append": 4, "emit": 2, "find": 2}.items():
         assert sum(line.startswith(f"| {work} |") for line in lines) == rows, work
+
+
+async def test_redis_is_measured(
+    multidb_settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(redis, "KEYS", 50)
+    await redis.measure(argparse.Namespace(seconds=0.01, rounds=1, only=None), multidb_settings)
+    printed = capsys.readouterr().out
+    assert printed.count("| redis-py |") == 3 * len(redis.TASKS)
+    assert printed.count("| redis-py GET |") == len(redis.TASKS)

@@ -35,6 +35,9 @@ BY_POSITION = {
     "MongoRepository.update": ["changes"],
     # One thought: whose history.
     "AuditLogRepository.history": ["id"],
+    # One thought: which counter, and which of them.
+    "CounterRepository.get": ["day"],
+    "CounterRepository.range": ["first", "last"],
 }
 
 

@@ -1,7 +1,7 @@
 """The registry: every entity has its place, and what does not fit is said when the repositories are wired."""
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -442,6 +442,10 @@ CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     "presence.sweep": lambda db: db.presence.sweep(),
     "locks.document": lambda db: db.locks.document(ID).__aenter__(),
     "locks.documents": lambda db: db.locks.documents([ID]).__aenter__(),
+    "counters.increment": lambda db: db.counters.increment("GET /"),
+    "counters.get": lambda db: db.counters.get("GET /", date(2026, 1, 1)),
+    "counters.range": lambda db: db.counters.range("GET /", date(2026, 1, 1), date(2026, 1, 2)),
+    "counters.top": lambda db: db.counters.top(date(2026, 1, 1)),
 }
 
 
