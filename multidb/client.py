@@ -30,6 +30,7 @@ from multidb.repositories.presence import PresenceRepository
 from multidb.repositories.repository import Repository, Resources
 from multidb.repositories.sessions import SessionRepository
 from multidb.repositories.system_logs import SystemLogRepository
+from multidb.repositories.uploads import UploadRepository
 from multidb.repositories.user_profiles import UserProfileRepository
 from multidb.repositories.user_sessions import UserSessionRepository
 from multidb.repositories.users import UserRepository
@@ -80,6 +81,7 @@ class MultiDB:
     system_logs: SystemLogRepository
     sessions: SessionRepository
     presence: PresenceRepository
+    uploads: UploadRepository
     locks: LockRepository
 
     def __init__(
@@ -120,6 +122,7 @@ class MultiDB:
         self.system_logs = self[SystemLogRepository]
         self.sessions = self[SessionRepository]
         self.presence = self[PresenceRepository]
+        self.uploads = self[UploadRepository]
         self.locks = self[LockRepository]
 
     def __getitem__(self, repository: type[RepositoryT]) -> RepositoryT:

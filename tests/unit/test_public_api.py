@@ -34,6 +34,8 @@ BY_POSITION = {
     "PostgresRepository.update": ["changes"],
     # One thought: whose history.
     "AuditLogRepository.history": ["id"],
+    # One thought: what to add to which.
+    "UploadRepository.append": ["chunk"],
 }
 
 
