@@ -275,7 +275,7 @@ async def measure(
             await run.empty()
             await SECTIONS[name](run)
         answer = await db.postgres.ask(operation="benchmark")
-        lines = [f"{machine(answer.version)}; {sizes.rounds} rounds of {sizes.seconds} s."]
+        lines = [f"{machine(f'PostgreSQL {answer.version}')}; {sizes.rounds} rounds of {sizes.seconds} s."]
         for table in run.report:
             lines += ["", *table.lines]
         return lines

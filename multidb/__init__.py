@@ -41,6 +41,7 @@ from multidb.models import (
     DocumentChanges,
     DocumentMatch,
     DocumentStatus,
+    Emitted,
     Entity,
     EntityFields,
     Field,
@@ -98,8 +99,10 @@ from multidb.models import (
 )
 from multidb.repositories.append_only import AppendOnlyRepository
 from multidb.repositories.held_lock import HeldLock
+from multidb.repositories.logs import LogRepository
 from multidb.repositories.mongo import MongoRepository
 from multidb.repositories.postgres import PostgresRepository
+from multidb.repositories.redaction import Redact, Redactor
 from multidb.repositories.relations import BelongsTo, HasMany, HasOne, Relation, Through
 from multidb.settings import Settings
 from multidb.stores.postgres.ambient import Transaction
@@ -131,6 +134,7 @@ __all__ = [
     "DocumentChanges",
     "DocumentMatch",
     "DocumentStatus",
+    "Emitted",
     "Entity",
     "EntityFields",
     "Field",
@@ -156,6 +160,7 @@ __all__ = [
     "LockLostError",
     "LockNotAcquiredError",
     "LogLevel",
+    "LogRepository",
     "Model",
     "MongoRepository",
     "MultiDB",
@@ -181,6 +186,8 @@ __all__ = [
     "PresenceEvent",
     "RateLimitExceededError",
     "RealtimeEvent",
+    "Redact",
+    "Redactor",
     "Related",
     "Relation",
     "Row",

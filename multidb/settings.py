@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import AfterValidator, BeforeValidator, DirectoryPath, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    DirectoryPath,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -41,6 +50,7 @@ ENV_PREFIX = "MULTIDB_"
 ENV_FILES = (".multidb/multidb.env", ".env")
 
 MongoDriver: TypeAlias = Literal["motor", "pymongo"]
+LogOverflow: TypeAlias = Literal["shed", "spill"]
 
 
 def _url(schemes: tuple[str, ...], *, database: bool) -> Callable[[SecretStr], SecretStr]:
@@ -62,11 +72,35 @@ def _url(schemes: tuple[str, ...], *, database: bool) -> Callable[[SecretStr], S
         path = parts.path.strip("/")
         if database and not path:
             raise ValueError("must end in a database, as in scheme://user:password@host:port/database")
-        if not database and path and not path.isdecimal():
-            raise ValueError("must end in the number of a database, as in redis://:password@host:port/0")
         return SecretStr(value.get_secret_value().strip())
 
     return check
+
+
+def _redis_url(value: SecretStr) -> SecretStr:
+    """Check a URL of one server, of Sentinels or of a cluster. Its errors quote no part of the value."""
+    checked = _url(_REDIS_SCHEMES, database=False)(value)
+    parts = urlsplit(checked.get_secret_value())
+    kind = parts.scheme.partition("+")[2]
+    service, _, number = parts.path.strip("/").partition("/")
+    if kind == "sentinel":
+        if not service or (number and not number.isdecimal()):
+            raise ValueError("must end in the service's name, as in redis+sentinel://host:26379/service/0")
+    elif number or (service and not service.isdecimal()):
+        raise ValueError("must end in the number of a database, as in redis://:password@host:port/0")
+    elif kind == "cluster":
+        if service.strip("0"):
+            raise ValueError("must name no database: a cluster has only one")
+    elif "," in parts.netloc.rpartition("@")[2]:
+        raise ValueError("must name one host; several are for redis+sentinel:// and redis+cluster://")
+    return checked
+
+
+_REDIS_SCHEMES = (
+    *("redis", "rediss"),
+    *("redis+sentinel", "rediss+sentinel"),
+    *("redis+cluster", "rediss+cluster"),
+)
 
 
 def _check_host(host: str) -> None:
@@ -254,8 +288,9 @@ class Settings(PostgresSettings, MongoSettings):
         # As in PostgresSettings.
         super().__init__(**values)
 
-    #: `redis://:password@host:6379/0`
-    redis_url: Annotated[SecretStr, AfterValidator(_url(("redis", "rediss"), database=False))]
+    #: `redis://:password@host:6379/0`, `redis+sentinel://:password@host:26379,host:26379/service/0` or
+    #: `redis+cluster://:password@host:6379,host:6379`; `rediss` for TLS.
+    redis_url: Annotated[SecretStr, AfterValidator(_redis_url)]
     #: The most connections to a server: four for calls, which share them, the others for calls that block.
     redis_pool_size: PoolSize = 50
     #: How long a call may take, the way to a free connection included.
@@ -282,6 +317,24 @@ class Settings(PostgresSettings, MongoSettings):
     #: How long one health report may take.
     health_timeout: Seconds = timedelta(seconds=2)
 
+    #: How many emitted entries of one collection may wait for MongoDB, and about how many bytes of memory.
+    log_buffer_entries: Annotated[int, Field(ge=100, le=10_000_000)] = 20_000
+    log_buffer_bytes: Annotated[int, Field(ge=1_000_000)] = 32_000_000
+    #: How long an emitted entry waits for others to share its round trip.
+    log_flush_interval: Seconds = timedelta(seconds=0.2)
+    #: How long closing waits until what was emitted is stored.
+    log_drain_timeout: Seconds = timedelta(seconds=5)
+    #: Where entries may be written for which there is no room in memory.
+    log_spill_directory: Path | None = None
+    #: What happens to those: the least grave are shed, or written to files of that directory.
+    log_overflow: LogOverflow = "shed"
+    #: How many bytes of one collection these files may hold.
+    log_spill_bytes: Annotated[int, Field(ge=1_000_000)] = 1_000_000_000
+    #: Whether each write to them waits for the disk: it survives a crash of the machine then.
+    log_spill_sync: bool = False
+    #: Keys whose values are taken out of log entries, besides those that every `Redactor` knows.
+    redacted_keys: Annotated[frozenset[str], NoDecode, BeforeValidator(_words)] = frozenset()
+
     #: How long one loader may take before another may fill the same cache entry.
     cache_lease: Seconds = timedelta(seconds=10)
     #: How long a session lives after it was created.
@@ -305,6 +358,13 @@ class Settings(PostgresSettings, MongoSettings):
     #: How many uploads a user may have under way, and of how many bytes together.
     upload_limit: Annotated[int, Field(ge=1, le=1000)] = 10
     upload_total_limit: Annotated[int, Field(ge=1, le=2**40)] = 500 * 2**20
+
+    @field_validator("log_overflow")
+    @classmethod
+    def _has_a_directory(cls, value: LogOverflow, info: ValidationInfo) -> LogOverflow:
+        if value == "spill" and info.data.get("log_spill_directory") is None:
+            raise ValueError("`spill` needs MULTIDB_LOG_SPILL_DIRECTORY")
+        return value
 
     def derive_key(self, purpose: str) -> bytes:
         """Return the 32-byte key for `purpose`: the same in every process with these settings."""

@@ -56,7 +56,7 @@ def page_of(
     query: bytes,
     total: int | None,
 ) -> Page[ItemT]:
-    """Return a page of `items`, made of `rows`, from `place` on; `more` tells whether there are others beyond."""
+    """Return a page of `items`, made of `rows`, from `place` on; `more` tells if there are others beyond."""
 
     def cursor(position: Sequence[Any], side: int = _AT) -> str:
         return cursors.encode([*position, side], query=query)

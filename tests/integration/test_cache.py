@@ -51,6 +51,7 @@ class Pause:
         await self.let_on.wait()
 
 
+@pytest.mark.redis
 async def test_get_fills_and_then_reads_the_cache(db: MultiDB, user: User):
     assert await stored(db, user) is None
     assert await db.users.get(user.id) == user
@@ -60,6 +61,7 @@ async def test_get_fills_and_then_reads_the_cache(db: MultiDB, user: User):
     assert await db.users.get(user.id) == user
 
 
+@pytest.mark.redis
 async def test_entries_expire(db: MultiDB, user: User):
     await db.users.get(user.id)
     ttl = await db.redis.client.pttl(key_of(db, user))
@@ -91,6 +93,7 @@ async def test_absence_is_not_cached(db: MultiDB):
     assert await db.users.get(new.id) == added
 
 
+@pytest.mark.redis
 async def test_a_load_that_began_before_a_write_is_not_kept(db: MultiDB, user: User, monkeypatch):
     """The stale fill: read the old row, lose the processor, and come back after the invalidation."""
     pause = Pause()
@@ -144,6 +147,7 @@ async def test_a_load_before_a_write_does_not_fill_the_lease_of_one_after_it(
     assert (await db.users.fetch(user.id)).name == "New"
 
 
+@pytest.mark.redis
 async def test_who_finds_anothers_lease_loads_and_stores_nothing(db: MultiDB, user: User):
     await db.redis.client.set(key_of(db, user), "Lsomeone-else")
     assert await db.users.get(user.id) == user
@@ -223,6 +227,7 @@ async def test_the_invalidation_outlives_a_cancellation(db: MultiDB, user: User,
     assert (await db.users.fetch(user.id)).name == "New"
 
 
+@pytest.mark.redis
 async def test_a_cancelled_or_failed_load_gives_its_lease_back(db: MultiDB):
     started = asyncio.Event()
 
@@ -271,6 +276,7 @@ async def test_another_spelling_of_an_id_is_refused(db: MultiDB, user: User):
 # --- the decorator
 
 
+@pytest.mark.redis
 async def test_cached_loads_once_and_again_after_an_invalidation(db: MultiDB):
     calls: list[tuple[int, str]] = []
 
@@ -379,6 +385,7 @@ async def test_without_redis_reads_and_writes_go_on(without_redis: MultiDB, capl
     assert len([each for each in caplog.records if "Redis is away" in each.message]) == 1
 
 
+@pytest.mark.redis
 async def test_an_entry_of_another_kind_costs_no_answer(db: MultiDB, user: User):
     await db.redis.client.rpush(key_of(db, user), "a list")
     assert await db.users.get(user.id) == user

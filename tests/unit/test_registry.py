@@ -455,6 +455,8 @@ def test_every_public_method_of_every_built_in_repository_is_called_below() -> N
         if not name.startswith("_")
         and callable(getattr(repository, name))
         and name not in {"target", "entity", "check", "claims", "model", "new_model", "changes_model"}
+        # It waits for the opening, as its own tests show.
+        and name != "emit"
     }
     assert methods == set(CALLS)
 

@@ -4,6 +4,7 @@ import asyncio
 from datetime import timedelta
 from types import TracebackType
 
+from multidb.errors import TransactionError
 from multidb.stores.mongo.ambient import Transaction
 from multidb.stores.mongo.driver import Session
 from multidb.stores.mongo.errors import ID_ALONE, Unique, translate, translating
@@ -58,6 +59,12 @@ class Call:
         self._unique = unique
 
     async def __aenter__(self) -> Session | None:
+        if self._transaction is not None and self._transaction.failed:
+            raise TransactionError(
+                "the transaction was rolled back when something in it failed",
+                store="mongo",
+                operation=self._operation,
+            )
         self._cancelling = _cancelling()
         # Under way while it still waits for its turn: closing must not come between.
         self._under_way.__enter__()

@@ -1,6 +1,10 @@
 """MongoDB's one way in: a client of either driver, and the calls the repositories make."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,8 +18,10 @@ from multidb.errors import MultiDBError, UnavailableError
 from multidb.models.health import PoolUsage, Role
 from multidb.settings import Settings
 from multidb.stores.mongo.calls import Call, Turns
+from multidb.stores.mongo.changes import Changes, Position
 from multidb.stores.mongo.documents import Document, Encoded, messages
-from multidb.stores.mongo.driver import Client, Database, Session, load
+from multidb.stores.mongo.driver import ChangeStream, Client, Database, Session, load
+from multidb.stores.mongo.emitting import Emitter
 from multidb.stores.mongo.errors import (
     ID_ALONE,
     Unique,
@@ -36,6 +42,9 @@ Sort = Sequence[tuple[str, int]]
 #: Gives documents as the bytes they are stored as.
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 
+#: How long the server waits for a change before it answers that there is none.
+_PATIENCE = timedelta(milliseconds=500)
+
 
 class MongoStore(Store[Client]):
     """Reads and writes documents. Writes are acknowledged by a majority, and journalled."""
@@ -46,8 +55,53 @@ class MongoStore(Store[Client]):
         super().__init__(settings)
         self._pool = PoolCounter()
         self._turns = Turns(settings.mongo_pool_size)
+        self._waits: asyncio.Semaphore
         self._version = ""
         self.transactions = Transactions(self._began, self._call, lambda: self.under_way, settings)
+        self._emitters: list[Emitter] = []
+
+    async def open(self) -> None:
+        """Make the client on the running event loop, and store what was emitted before. Idempotent."""
+        if self._client is None:
+            await super().open()
+            for emitter in self._emitters:
+                emitter.start()
+
+    async def close(self) -> None:
+        """Bring what was emitted to MongoDB, in time, then close as every store does. Idempotent."""
+        try:
+            await asyncio.gather(*(emitter.close() for emitter in self._emitters))
+        finally:
+            await super().close()
+
+    def forget(self) -> None:
+        super().forget()
+        for emitter in self._emitters:
+            emitter.forget()
+
+    def emitter(
+        self,
+        collection: str,
+        *,
+        ranks: Sequence[str],
+        prepare: Callable[[Document], Document],
+        operation: str,
+    ) -> Emitter:
+        """Return what stores documents behind the caller's back, for as long as this store is open."""
+        directory = self.settings.log_spill_directory if self.settings.log_overflow == "spill" else None
+        if directory is not None:
+            # Nobody else's: another database's processes must not replay them into theirs.
+            directory = directory / _database_name(self.settings.mongo_url.get_secret_value()) / collection
+        emitter = Emitter(
+            operation,
+            partial(self._insert_again, collection, operation=operation),
+            ranks=ranks,
+            prepare=prepare,
+            directory=directory,
+            settings=self.settings,
+        )
+        self._emitters.append(emitter)
+        return emitter
 
     @property
     def database(self) -> Database:
@@ -72,6 +126,13 @@ class MongoStore(Store[Client]):
                 return refused | dict.fromkeys(range(start, len(documents)), error)
             refused |= {start + place: error for place, error in outcome.items()}
         return refused
+
+    async def _insert_again(
+        self, collection: str, documents: Sequence[Encoded], *, operation: str
+    ) -> dict[int, MultiDBError]:
+        """Store documents as `insert_many` does; those whose `_id` is there already were stored before."""
+        refused = await self.insert_many(collection, documents, operation=operation)
+        return {place: error for place, error in refused.items() if not is_about_id(error)}
 
     async def _insert_surely(
         self, collection: str, documents: Sequence[Encoded], operation: str, unique: Unique
@@ -193,8 +254,46 @@ class MongoStore(Store[Client]):
     async def command(self, command: Mapping[str, Any], *, operation: str) -> Document:
         """Run one database command and return its answer. It takes no part in a transaction."""
         async with self._call(operation):
-            answer: Document = await self.database.command(dict(command))
+            database = self.database
+            answer: Document = await database.command(dict(command), codec_options=database.codec_options)
         return answer
+
+    def watch(
+        self,
+        collection: str,
+        *,
+        match: Mapping[str, Any] | None = None,
+        after: Position | None = None,
+        operation: str,
+    ) -> Changes:
+        """Return the changes of a collection from when the block is entered, or from a position on.
+
+        `match` is a query on the server's events, such as `{"operationType": "insert",
+        "fullDocument.level": "error"}`. Each that is open takes a connection most of the time; where
+        that is more than half of them, they take turns, so that calls still find one.
+        """
+        options = {
+            "full_document": "updateLookup",
+            "max_await_time_ms": int(_PATIENCE.total_seconds() * 1000),
+        }
+
+        async def connect(position: Position | None) -> ChangeStream:
+            # Not `resume_after`, which goes no further where the collection was dropped.
+            return await load(self.settings.mongo_driver).watch(
+                self.database[collection],
+                [{"$match": dict(match)}] if match else [],
+                {**options, "start_after": position},
+            )
+
+        return Changes(connect, partial(self._wait, operation), after=after, operation=operation)
+
+    @asynccontextmanager
+    async def _wait(self, operation: str) -> AsyncIterator[None]:
+        """Make one call that waits for something to happen; never with more than half the connections."""
+        _ = self.opened
+        async with self._waits, self._call(operation):
+            _ = self.opened  # what was closed meanwhile must not go on
+            yield
 
     def _call(self, operation: str, unique: Unique = ID_ALONE) -> Call:
         """Return what one call of the driver is made in; it gives the ambient transaction's session."""
@@ -237,6 +336,7 @@ class MongoStore(Store[Client]):
         }
         self._pool = PoolCounter()
         self._turns = Turns(settings.mongo_pool_size)
+        self._waits = asyncio.Semaphore(max(1, settings.mongo_pool_size // 2))
         self._version = ""
         with translating("open"):
             return load(settings.mongo_driver).connect(

@@ -6,17 +6,41 @@ awaitables; what differs between them is named here, once, and `motor_driver.py`
 deleted the day Motor goes.
 """
 
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, Protocol, TypeAlias, cast
 
 from multidb.settings import MongoDriver
 
-__all__ = ["Client", "Database", "Driver", "Session", "load"]
+__all__ = ["ChangeStream", "Client", "Collection", "Database", "Driver", "Session", "load"]
 
 #: Motor's and PyMongo's classes share no base; what they share is how they are called.
 Client: TypeAlias = Any
 Database: TypeAlias = Any
 Session: TypeAlias = Any
+Collection: TypeAlias = Any
+
+
+class ChangeStream(Protocol):
+    """An open change stream."""
+
+    @property
+    def resume_token(self) -> Mapping[str, Any] | None:
+        """What `start_after` goes on from."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """Whether further events may follow."""
+        ...
+
+    async def try_next(self) -> Mapping[str, Any] | None:
+        """Return the next event, or None if there is none within `max_await_time_ms`."""
+        ...
+
+    async def close(self) -> None:
+        """Close its cursor."""
+        ...
 
 
 class Driver(Protocol):
@@ -32,6 +56,12 @@ class Driver(Protocol):
 
     async def close(self, client: Client) -> None:
         """Close every connection of the client."""
+        ...
+
+    async def watch(
+        self, collection: Collection, pipeline: Sequence[Mapping[str, Any]], options: dict[str, Any]
+    ) -> ChangeStream:
+        """Open a change stream on a collection."""
         ...
 
 

@@ -15,6 +15,7 @@ from multidb.errors import (
     ConflictError,
     ConstraintError,
     DataError,
+    InvalidCursorError,
     MultiDBError,
     StoreError,
     StoreTimeoutError,
@@ -48,6 +49,9 @@ _NOT_UNICODE = Kind(DataError, "a text holds code points that UTF-8 cannot write
 _TOO_LARGE = Kind(DataError, "the document is larger than MongoDB allows")
 _ENDED = Kind(TransactionError, "the transaction has ended or does not allow this")
 _CURSOR_LOST = Kind(StoreError, "the server dropped the cursor; read again from the start", retryable=True)
+_POSITION_LOST = Kind(
+    InvalidCursorError, "MongoDB no longer has the changes since there; read the documents, then watch anew"
+)
 _REFUSED_LOGIN = Kind(
     ConfigurationError, "MongoDB refused the login; check the user and password in MULTIDB_MONGO_URL"
 )
@@ -87,6 +91,8 @@ _BY_CODE: dict[int, Kind] = {
     **dict.fromkeys((10334, 17419, 17420), _TOO_LARGE),
     # CursorNotFound, CursorKilled
     **dict.fromkeys((43, 237), _CURSOR_LOST),
+    # InvalidResumeToken, ChangeStreamFatalError, ChangeStreamHistoryLost
+    **dict.fromkeys((260, 280, 286), _POSITION_LOST),
     # Unauthorized
     13: Kind(StoreError, "the MongoDB user has no permission for this"),
     # AuthenticationFailed, MechanismUnavailable
@@ -198,10 +204,13 @@ def refusals(
         if (told := translate(error, operation, unique)) is not None:
             refused[0] = told
     else:
-        for failure in (error.details.get("writeConcernErrors") or ())[:1]:
+        unconfirmed = (error.details.get("writeConcernErrors") or ())[:1]
+        for failure in unconfirmed:
             # It is about all that were written.
             refused = dict.fromkeys(range(count), _told(_kind_of(failure), failure, operation, unique))
         for failure in error.details.get("writeErrors") or ():
+            if unconfirmed and failure.get("keyPattern") == {"_id": 1}:
+                continue  # it may be there by an attempt that is not confirmed either
             refused[failure["index"]] = _told(_kind_of(failure), failure, operation, unique)
     for told in refused.values():
         told.__cause__ = error

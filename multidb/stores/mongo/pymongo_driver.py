@@ -1,11 +1,14 @@
 """PyMongo Async: MongoDB's own client for asyncio."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pymongo import AsyncMongoClient
+from pymongo.asynchronous.change_stream import AsyncChangeStream
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.read_concern import ReadConcern
 
-__all__ = ["begin", "close", "connect"]
+__all__ = ["begin", "close", "connect", "watch"]
 
 
 def connect(url: str, options: dict[str, Any]) -> AsyncMongoClient[dict[str, Any]]:
@@ -20,3 +23,11 @@ async def begin(client: AsyncMongoClient[dict[str, Any]]) -> Any:
 
 async def close(client: AsyncMongoClient[dict[str, Any]]) -> None:
     await client.close()
+
+
+async def watch(
+    collection: AsyncCollection[dict[str, Any]],
+    pipeline: Sequence[Mapping[str, Any]],
+    options: dict[str, Any],
+) -> AsyncChangeStream[dict[str, Any]]:
+    return await collection.watch(pipeline, **options)
