@@ -32,6 +32,7 @@ from multidb.repositories.redaction import Redact, Redactor
 from multidb.repositories.repository import Repository, Resources
 from multidb.repositories.sessions import SessionRepository
 from multidb.repositories.system_logs import SystemLogRepository
+from multidb.repositories.uploads import UploadRepository
 from multidb.repositories.user_profiles import UserProfileRepository
 from multidb.repositories.user_sessions import UserSessionRepository
 from multidb.repositories.users import UserRepository
@@ -83,6 +84,7 @@ class MultiDB:
     system_logs: SystemLogRepository
     sessions: SessionRepository
     presence: PresenceRepository
+    uploads: UploadRepository
     locks: LockRepository
     counters: CounterRepository
 
@@ -129,6 +131,7 @@ class MultiDB:
         self.system_logs = self[SystemLogRepository]
         self.sessions = self[SessionRepository]
         self.presence = self[PresenceRepository]
+        self.uploads = self[UploadRepository]
         self.locks = self[LockRepository]
         self.counters = self[CounterRepository]
 

@@ -25,6 +25,7 @@ from multidb.repositories.presence import PresenceRepository
 from multidb.repositories.repository import Repository
 from multidb.repositories.sessions import SessionRepository
 from multidb.repositories.system_logs import SystemLogRepository
+from multidb.repositories.uploads import UploadRepository
 from multidb.repositories.user_profiles import UserProfileRepository
 from multidb.repositories.user_sessions import UserSessionRepository
 from multidb.repositories.users import UserRepository
@@ -63,6 +64,7 @@ BUILT_IN: tuple[type[Repository], ...] = (
     SystemLogRepository,
     SessionRepository,
     PresenceRepository,
+    UploadRepository,
     LockRepository,
     CounterRepository,
 )
@@ -83,7 +85,6 @@ _PLANNED = (
     ),
     Route("cache", "redis", "cache:user:{user_id}"),
     Route("rate_limits", "redis", "rate_limit:user:{user_id}:{endpoint}"),
-    Route("uploads", "redis", "temp:upload:{upload_id}"),
 )
 
 

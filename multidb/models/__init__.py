@@ -31,6 +31,7 @@ from multidb.models.presence import PresenceEvent
 from multidb.models.realtime_events import RealtimeEvent
 from multidb.models.sessions import Session
 from multidb.models.system_logs import LogLevel, SystemLog
+from multidb.models.uploads import Upload
 from multidb.models.user_activity_logs import UserActivityLog
 from multidb.models.user_profiles import NewUserProfile, UserProfile, UserProfileChanges
 from multidb.models.user_sessions import NewUserSession, UserSession, UserSessionChanges
@@ -99,6 +100,7 @@ __all__ = [
     "Session",
     "StoreHealth",
     "SystemLog",
+    "Upload",
     "User",
     "UserActivityLog",
     "UserChanges",

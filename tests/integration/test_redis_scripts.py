@@ -262,3 +262,47 @@ async def test_presence_settle(redis: Scripts):
     assert await settle(5, 0) == 1
     assert await settle(5, 0) == 0
     assert await events(redis) == [(b"leave", b"ada")]
+
+
+async def test_upload_reserve(redis: Scripts):
+    assert await redis.run("upload_reserve", ["user"], "a", 60, 5000, 2, 100) == b"ok"
+    assert await redis.run("upload_reserve", ["user"], "b", 41, 5000, 2, 100) == b"much"
+    assert await redis.run("upload_reserve", ["user"], "b", 40, 5000, 2, 100) == b"ok"
+    assert await redis.run("upload_reserve", ["user"], "c", 0, 5000, 2, 100) == b"many"
+    assert await redis.run("upload_reserve", ["user"], "a", 60, 5000, 2, 100) == b"ok"
+    await redis.do("HSET", "user", "b", "1:40")
+    assert await redis.run("upload_reserve", ["user"], "c", 40, 5000, 2, 100) == b"ok"
+    assert 0 < await redis.do("PTTL", "user") <= 5000
+
+
+async def test_upload_begin(redis: Scripts):
+    ends = await redis.run("upload_begin", ["upload"], "{}", "u", 10, 5000)
+    assert ends > 1_700_000_000_000
+    assert 0 < await redis.do("PTTL", "upload") <= 5000
+    assert await redis.run("upload_begin", ["upload"], "{}", "u", 10, 5000) == 0
+
+
+async def test_upload_append(redis: Scripts):
+    keys = ["upload", "upload:parts", "upload:chunks"]
+    assert await redis.run("upload_append", keys, "abc", 0, 9) == [b"gone"]
+    await redis.run("upload_begin", ["upload"], "{}", "u", 10, 5000)
+    assert await redis.run("upload_append", keys, "ghij", 6, 3) == [b"ok", 4, 0]
+    assert await redis.run("upload_append", keys, "abc", "", 3) == [b"ok", 7, 3]
+    assert await redis.run("upload_append", keys, "abc", 0, 3) == [b"ok", 7, 3]
+    assert await redis.run("upload_append", keys, "abd", 0, 3) == [b"other"]
+    assert await redis.run("upload_append", keys, "defg", 3, 3) == [b"other"]
+    assert await redis.run("upload_append", keys, "defghijk", 3, 3) == [b"beyond"]
+    assert await redis.run("upload_append", keys, "def", 3, 2) == [b"many"]
+    assert await redis.run("upload_append", keys, "def", 3, 3) == [b"ok", 10, 10]
+    for name in keys:
+        assert 0 < await redis.do("PTTL", name) <= 5000
+
+
+async def test_upload_drop(redis: Scripts):
+    keys = ["upload", "upload:parts", "upload:chunks"]
+    assert await redis.run("upload_drop", keys) is None
+    await redis.run("upload_begin", ["upload"], "{}", "u", 10, 5000)
+    await redis.run("upload_append", keys, "abc", 0, 9)
+    assert await redis.run("upload_drop", keys) == b"u"
+    for name in keys:
+        assert await redis.do("EXISTS", name) == 0

@@ -38,6 +38,8 @@ BY_POSITION = {
     # One thought: which counter, and which of them.
     "CounterRepository.get": ["day"],
     "CounterRepository.range": ["first", "last"],
+    # One thought: what to add to which.
+    "UploadRepository.append": ["chunk"],
 }
 
 
