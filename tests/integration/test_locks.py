@@ -389,6 +389,53 @@ async def test_cancelled_while_it_is_being_taken_nothing_is_left(db: MultiDB):
     assert turns > 2
 
 
+async def test_a_request_that_arrives_after_it_was_given_up_takes_nothing(
+    db: MultiDB, monkeypatch: pytest.MonkeyPatch
+):
+    run, under_way, asked = db.redis.run, [], asyncio.Event()
+
+    async def slow(script: str, *args: Any, **kwargs: Any) -> Any:
+        if script == "lock_acquire":
+            under_way.append((script, *args))
+            asked.set()
+            await asyncio.sleep(60)
+        return await run(script, *args, **kwargs)
+
+    monkeypatch.setattr(db.redis, "run", slow)
+    task = asyncio.create_task(db.locks.document(uuid7()).__aenter__())
+    await asked.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    [request] = under_way
+    assert await run(*request, operation="late") == [0, 0]
+    assert await lock_keys(db) == []
+
+
+async def test_cancelled_while_it_is_being_given_back_it_is_given_back(
+    db: MultiDB, monkeypatch: pytest.MonkeyPatch
+):
+    run, asked = db.redis.run, asyncio.Event()
+
+    async def slow(script: str, *args: Any, **kwargs: Any) -> Any:
+        if script == "lock_release" and not asked.is_set():
+            asked.set()
+            await asyncio.sleep(60)
+        return await run(script, *args, **kwargs)
+
+    async def hold() -> None:
+        async with db.locks.document(uuid7()):
+            pass
+
+    monkeypatch.setattr(db.redis, "run", slow)
+    task = asyncio.create_task(hold())
+    await asked.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await lock_keys(db) == []
+
+
 # --- several, and the same one again
 
 
