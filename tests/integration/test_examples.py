@@ -361,13 +361,15 @@ async def test_a_store_that_is_away_is_503_for_what_needs_it(multidb_settings: S
             "degradable_stores": frozenset({"redis"}),
         }
     )
+    async with MultiDB(multidb_settings) as db:
+        token, _ = await db.sessions.create(uuid4())
     async with served(create_app(away)) as api:
         ada = await add_ada(api)
         assert (await api.get(f"/users/{ada['id']}")).json() == ada
 
         for answer in (
             await api.post("/sessions", json={"email": "ada@example.com"}),
-            await api.get("/sessions/me", headers={"Authorization": f"Bearer {'A' * 64}"}),
+            await api.get("/sessions/me", headers={"Authorization": f"Bearer {token}"}),
         ):
             assert_error(answer, 503, "UnavailableError")
             assert answer.headers["retry-after"] == "1"
