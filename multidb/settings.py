@@ -282,6 +282,12 @@ class Settings(PostgresSettings, MongoSettings):
     #: How long one health report may take.
     health_timeout: Seconds = timedelta(seconds=2)
 
+    #: How long what is recorded to `usage_analytics` waits in memory, and for how many keys there is room.
+    usage_flush_interval: Seconds = timedelta(seconds=2)
+    usage_tallies: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
+    #: How long closing waits until it is stored.
+    usage_drain_timeout: Seconds = timedelta(seconds=5)
+
     #: How long one loader may take before another may fill the same cache entry.
     cache_lease: Seconds = timedelta(seconds=10)
     #: How long a session lives after it was created.

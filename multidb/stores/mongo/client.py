@@ -1,11 +1,14 @@
 """MongoDB's one way in: a client of either driver, and the calls the repositories make."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from bson import CodecOptions
 from bson.raw_bson import RawBSONDocument
+from pymongo import UpdateOne
 from pymongo import errors as driver
 from pymongo.read_concern import ReadConcern
 
@@ -14,7 +17,7 @@ from multidb.models.health import PoolUsage, Role
 from multidb.settings import Settings
 from multidb.stores.mongo.calls import Call, Turns
 from multidb.stores.mongo.documents import Document, Encoded, messages
-from multidb.stores.mongo.driver import Client, Database, load
+from multidb.stores.mongo.driver import Client, Database, Driver, load
 from multidb.stores.mongo.errors import (
     ID_ALONE,
     Unique,
@@ -24,6 +27,7 @@ from multidb.stores.mongo.errors import (
     translating,
 )
 from multidb.stores.mongo.pool import PoolCounter
+from multidb.stores.mongo.tallies import Tallies
 from multidb.stores.store import Answer, Store
 
 __all__ = ["MongoStore"]
@@ -45,6 +49,38 @@ class MongoStore(Store[Client]):
         self._pool = PoolCounter()
         self._turns = Turns(settings.mongo_pool_size)
         self._version = ""
+        self._tallies: list[Tallies] = []
+
+    async def open(self) -> None:
+        """Make the client on the running event loop, and store what was counted before. Idempotent."""
+        if self._client is None:
+            await super().open()
+            for tallies in self._tallies:
+                tallies.start()
+
+    async def close(self) -> None:
+        """Store what was counted, in time, then close as every store does. Idempotent."""
+        try:
+            await asyncio.gather(*(tallies.close() for tallies in self._tallies))
+        finally:
+            await super().close()
+
+    def forget(self) -> None:
+        super().forget()
+        for tallies in self._tallies:
+            tallies.forget()
+
+    def tallies(self, collection: str, *, operation: str) -> Tallies:
+        """Return what counts in memory and stores it in this collection, while this store is open."""
+        made = Tallies(
+            partial(self.advance, collection, by="count", operation=operation),
+            operation=operation,
+            most=self.settings.usage_tallies,
+            interval=self.settings.usage_flush_interval,
+            drain=self.settings.usage_drain_timeout,
+        )
+        self._tallies.append(made)
+        return made
 
     @property
     def database(self) -> Database:
@@ -126,11 +162,50 @@ class MongoStore(Store[Client]):
             documents: list[Document] = await cursor.to_list(limit)
         return documents
 
+    async def aggregate(
+        self, collection: str, pipeline: Sequence[Mapping[str, Any]], *, operation: str
+    ) -> list[Document]:
+        """Return what a pipeline gives, all of it: it must end in few. The server may use its disk."""
+        async with self._call(operation):
+            cursor = await self._driver.aggregate(self.database[collection], pipeline, allowDiskUse=True)
+            documents: list[Document] = await cursor.to_list(None)
+        return documents
+
+    async def update_many(
+        self, collection: str, query: Mapping[str, Any], update: Mapping[str, Any], *, operation: str
+    ) -> int:
+        """Change every document that matches, each for itself, and return how many matched."""
+        async with self._call(operation):
+            return int((await self.database[collection].update_many(query, update)).matched_count)
+
+    async def advance(
+        self, collection: str, documents: Sequence[Document], *, by: str, operation: str
+    ) -> dict[int, MultiDBError]:
+        """Set documents to states, each unless a later one is stored; return by place those refused, and why.
+
+        `by` names the field that grows from state to state. Of the same state or an older one
+        nothing is written, so the same call may be made again.
+        """
+        updates: list[UpdateOne] = []
+        for document in documents:
+            later = {"$cond": [{"$lt": [f"${by}", document[by]]}, {"$literal": document}, "$$ROOT"]}
+            updates.append(UpdateOne({"_id": document["_id"]}, [{"$replaceWith": later}], upsert=True))
+        async with self._call(operation):
+            try:
+                await self.database[collection].bulk_write(updates, ordered=False)
+            except driver.BulkWriteError as error:
+                return refusals(error, len(documents), operation)
+        return {}
+
     async def command(self, command: Mapping[str, Any], *, operation: str) -> Document:
         """Run one database command and return its answer."""
         async with self._call(operation):
             answer: Document = await self.database.command(dict(command))
         return answer
+
+    @property
+    def _driver(self) -> Driver:
+        return load(self.settings.mongo_driver)
 
     def _call(self, operation: str, unique: Unique = ID_ALONE) -> Call:
         return Call(self._turns, self.settings.mongo_timeout, self.under_way, operation, unique)
@@ -163,7 +238,7 @@ class MongoStore(Store[Client]):
         self._turns = Turns(settings.mongo_pool_size)
         self._version = ""
         with translating("open"):
-            return load(settings.mongo_driver).connect(
+            return self._driver.connect(
                 settings.mongo_url.get_secret_value(),
                 {
                     "appname": "multidb",
@@ -179,7 +254,7 @@ class MongoStore(Store[Client]):
             )
 
     async def _disconnect(self, client: Client) -> None:
-        await load(self.settings.mongo_driver).close(client)
+        await self._driver.close(client)
 
 
 def _database_name(url: str) -> str:

@@ -6,16 +6,19 @@ awaitables; what differs between them is named here, once, and `motor_driver.py`
 deleted the day Motor goes.
 """
 
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, Protocol, TypeAlias, cast
 
 from multidb.settings import MongoDriver
 
-__all__ = ["Client", "Database", "Driver", "load"]
+__all__ = ["Client", "Collection", "Cursor", "Database", "Driver", "load"]
 
 #: Motor's and PyMongo's classes share no base; what they share is how they are called.
 Client: TypeAlias = Any
 Database: TypeAlias = Any
+Collection: TypeAlias = Any
+Cursor: TypeAlias = Any
 
 
 class Driver(Protocol):
@@ -23,6 +26,12 @@ class Driver(Protocol):
 
     def connect(self, url: str, options: dict[str, Any]) -> Client:
         """Return a client bound to the running event loop. Makes no connection yet."""
+        ...
+
+    async def aggregate(
+        self, collection: Collection, pipeline: Sequence[Mapping[str, Any]], **options: Any
+    ) -> Cursor:
+        """Run a pipeline over a collection and return a cursor over what it gives."""
         ...
 
     async def close(self, client: Client) -> None:
