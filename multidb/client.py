@@ -28,6 +28,7 @@ from multidb.repositories.kanban_columns import KanbanColumnRepository
 from multidb.repositories.repository import Repository, Resources
 from multidb.repositories.sessions import SessionRepository
 from multidb.repositories.system_logs import SystemLogRepository
+from multidb.repositories.usage_analytics import UsageAnalyticsRepository
 from multidb.repositories.user_profiles import UserProfileRepository
 from multidb.repositories.user_sessions import UserSessionRepository
 from multidb.repositories.users import UserRepository
@@ -76,6 +77,7 @@ class MultiDB:
     kanban_cards: KanbanCardRepository
     audit_logs: AuditLogRepository
     system_logs: SystemLogRepository
+    usage_analytics: UsageAnalyticsRepository
     sessions: SessionRepository
 
     def __init__(
@@ -114,6 +116,7 @@ class MultiDB:
         self.kanban_cards = self[KanbanCardRepository]
         self.audit_logs = self[AuditLogRepository]
         self.system_logs = self[SystemLogRepository]
+        self.usage_analytics = self[UsageAnalyticsRepository]
         self.sessions = self[SessionRepository]
 
     def __getitem__(self, repository: type[RepositoryT]) -> RepositoryT:

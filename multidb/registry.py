@@ -22,6 +22,7 @@ from multidb.repositories.postgres_reader import PostgresReader
 from multidb.repositories.repository import Repository
 from multidb.repositories.sessions import SessionRepository
 from multidb.repositories.system_logs import SystemLogRepository
+from multidb.repositories.usage_analytics import UsageAnalyticsRepository
 from multidb.repositories.user_profiles import UserProfileRepository
 from multidb.repositories.user_sessions import UserSessionRepository
 from multidb.repositories.users import UserRepository
@@ -58,6 +59,7 @@ BUILT_IN: tuple[type[Repository], ...] = (
     KanbanCardRepository,
     AuditLogRepository,
     SystemLogRepository,
+    UsageAnalyticsRepository,
     SessionRepository,
 )
 
@@ -72,7 +74,6 @@ _PLANNED = (
             "form_submissions",
             "dynamic_configurations",
             "realtime_events",
-            "usage_analytics",
         )
     ),
     Route("cache", "redis", "cache:user:{user_id}"),

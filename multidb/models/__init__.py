@@ -28,6 +28,7 @@ from multidb.models.page import Page
 from multidb.models.realtime_events import RealtimeEvent
 from multidb.models.sessions import Session
 from multidb.models.system_logs import LogLevel, SystemLog
+from multidb.models.usage_analytics import Usage, UsageAnalytics, UsageShare, UsageWindow
 from multidb.models.user_activity_logs import UserActivityLog
 from multidb.models.user_profiles import NewUserProfile, UserProfile, UserProfileChanges
 from multidb.models.user_sessions import NewUserSession, UserSession, UserSessionChanges
@@ -93,6 +94,10 @@ __all__ = [
     "Session",
     "StoreHealth",
     "SystemLog",
+    "Usage",
+    "UsageAnalytics",
+    "UsageShare",
+    "UsageWindow",
     "User",
     "UserActivityLog",
     "UserChanges",

@@ -24,7 +24,7 @@ from multidb import uuid7
 from multidb.models import ApiRequestLog, Entity, RealtimeEvent, UserActivityLog
 from multidb.ops.schemas import CollectionSchema, load
 from multidb.registry import BUILT_IN
-from multidb.repositories.mongo import MongoRepository
+from multidb.repositories.mongo_reader import MongoReader
 from multidb.settings import MongoSettings, Settings
 
 pytestmark = pytest.mark.mongo
@@ -34,7 +34,7 @@ MODELS: dict[str, type[Entity]] = {
     "api_request_logs": ApiRequestLog,
     "realtime_events": RealtimeEvent,
     "user_activity_logs": UserActivityLog,
-} | {each.collection: each.model for each in BUILT_IN if issubclass(each, MongoRepository)}
+} | {each.collection: each.model for each in BUILT_IN if issubclass(each, MongoReader)}
 
 SCHEMAS = {
     each.collection: each for each in load(MongoSettings(_env_file=None, mongo_url="mongodb://none/none"))

@@ -53,6 +53,10 @@ from multidb.models import (
     Session,
     StoreHealth,
     SystemLog,
+    Usage,
+    UsageAnalytics,
+    UsageShare,
+    UsageWindow,
     User,
     UserActivityLog,
     UserChanges,
@@ -79,6 +83,7 @@ EVENT: dict[str, Any] = {**OWNED, "title": "Tea", "starts_at": NOW, "ends_at": N
 BOARD: dict[str, Any] = {**OWNED, "name": "Work"}
 COLUMN: dict[str, Any] = {**OWNED, "board_id": uuid4(), "name": "To do", "rank": "V"}
 CARD: dict[str, Any] = {**OWNED, "board_id": uuid4(), "column_id": uuid4(), "title": "Sweep", "rank": "V1"}
+COUNTED: dict[str, Any] = {"count": 2, "sum": 5, "min": 2, "max": 3}
 
 #: Every model, and values that make one.
 SAMPLES: dict[type[Model], dict[str, Any]] = {
@@ -145,6 +150,10 @@ SAMPLES: dict[type[Model], dict[str, Any]] = {
         "duration_ms": 1.5,
     },
     RealtimeEvent: {"channel": "board:1", "kind": "card.moved"},
+    UsageAnalytics: {"id": uuid4(), "by": "day", "start": NOW, "metric": "calls", **COUNTED},
+    Usage: COUNTED,
+    UsageWindow: {**COUNTED, "start": NOW},
+    UsageShare: {**COUNTED, "value": uuid4()},
     PoolUsage: {"size": 1, "in_use": 0, "limit": 10},
     StoreHealth: HEALTHY,
     Health: {"ok": True, "postgres": HEALTHY, "mongo": HEALTHY, "redis": HEALTHY},

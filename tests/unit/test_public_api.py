@@ -32,6 +32,10 @@ CALLED: tuple[type, ...] = (MultiDB, PostgresRepository, MongoRepository, *BUILT
 BY_POSITION = {
     # One thought: what to change, and how.
     "PostgresRepository.update": ["changes"],
+    # One thought: of what, from when to when.
+    "UsageAnalyticsRepository.range": ["first", "last"],
+    "UsageAnalyticsRepository.total": ["first", "last"],
+    "UsageAnalyticsRepository.top": ["first", "last"],
     # One thought: whose history.
     "AuditLogRepository.history": ["id"],
 }
