@@ -41,6 +41,7 @@ from multidb.models import (
     DocumentChanges,
     DocumentMatch,
     DocumentStatus,
+    Emitted,
     Entity,
     EntityFields,
     Field,
@@ -99,8 +100,10 @@ from multidb.models import (
     uuid7,
 )
 from multidb.repositories.append_only import AppendOnlyRepository
+from multidb.repositories.logs import LogRepository
 from multidb.repositories.mongo import MongoRepository
 from multidb.repositories.postgres import PostgresRepository
+from multidb.repositories.redaction import Redact, Redactor
 from multidb.repositories.relations import BelongsTo, HasMany, HasOne, Relation, Through
 from multidb.settings import Settings
 from multidb.stores.postgres.ambient import Transaction
@@ -132,6 +135,7 @@ __all__ = [
     "DocumentChanges",
     "DocumentMatch",
     "DocumentStatus",
+    "Emitted",
     "Entity",
     "EntityFields",
     "Field",
@@ -156,6 +160,7 @@ __all__ = [
     "LockLostError",
     "LockNotAcquiredError",
     "LogLevel",
+    "LogRepository",
     "Model",
     "MongoRepository",
     "MultiDB",
@@ -180,6 +185,8 @@ __all__ = [
     "PostgresRepository",
     "RateLimitExceededError",
     "RealtimeEvent",
+    "Redact",
+    "Redactor",
     "Related",
     "Relation",
     "Row",

@@ -25,6 +25,7 @@ from multidb.repositories.jobs import JobRepository
 from multidb.repositories.kanban_boards import KanbanBoardRepository
 from multidb.repositories.kanban_cards import KanbanCardRepository
 from multidb.repositories.kanban_columns import KanbanColumnRepository
+from multidb.repositories.redaction import Redact, Redactor
 from multidb.repositories.repository import Repository, Resources
 from multidb.repositories.sessions import SessionRepository
 from multidb.repositories.system_logs import SystemLogRepository
@@ -57,8 +58,9 @@ class MultiDB:
             user = await db.users.add(NewUser(email="ada@example.com", name="Ada"))
 
     `settings` are read from MULTIDB_* and `.env` if not given; `repositories` are the
-    application's own, found again as `db[InvoiceRepository]`. There is no I/O until it is opened.
-    One object serves all tasks of one event loop.
+    application's own, found again as `db[InvoiceRepository]`. `redact` returns what may be stored of
+    a log entry, given as a document, and is called from worker threads too; without it that is a
+    `Redactor`. There is no I/O until it is opened. One object serves all tasks of one event loop.
 
     Raises: ConfigurationError if a setting or a repository's declaration is wrong.
     """
@@ -81,7 +83,11 @@ class MultiDB:
     sessions: SessionRepository
 
     def __init__(
-        self, settings: Settings | None = None, *, repositories: Sequence[type[Repository]] = ()
+        self,
+        settings: Settings | None = None,
+        *,
+        repositories: Sequence[type[Repository]] = (),
+        redact: Redact | None = None,
     ) -> None:
         self.settings = Settings() if settings is None else settings
         self._connections = ConnectionManager(self.settings)
@@ -97,6 +103,7 @@ class MultiDB:
             redis=self._connections.redis,
             cache=self._cache,
             cursors=CursorCodec(self.settings.derive_key("cursor")),
+            redact=redact or Redactor(self.settings.redacted_keys),
             before_closing=self._connections.before_closing,
             repositories=self._repositories,
         )

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import AfterValidator, BeforeValidator, DirectoryPath, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    DirectoryPath,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -41,6 +50,7 @@ ENV_PREFIX = "MULTIDB_"
 ENV_FILES = (".multidb/multidb.env", ".env")
 
 MongoDriver: TypeAlias = Literal["motor", "pymongo"]
+LogOverflow: TypeAlias = Literal["shed", "spill"]
 
 
 def _url(schemes: tuple[str, ...], *, database: bool) -> Callable[[SecretStr], SecretStr]:
@@ -282,11 +292,27 @@ class Settings(PostgresSettings, MongoSettings):
     #: How long one health report may take.
     health_timeout: Seconds = timedelta(seconds=2)
 
+    #: How many emitted entries of one collection may wait for MongoDB, and about how many bytes of memory.
+    log_buffer_entries: Annotated[int, Field(ge=100, le=10_000_000)] = 20_000
+    log_buffer_bytes: Annotated[int, Field(ge=1_000_000)] = 32_000_000
+    #: How long an emitted entry waits for others to share its round trip.
+    log_flush_interval: Seconds = timedelta(seconds=0.2)
+    #: How long closing waits until what was emitted or recorded is stored.
+    log_drain_timeout: Seconds = timedelta(seconds=5)
+    #: Where entries may be written for which there is no room in memory.
+    log_spill_directory: Path | None = None
+    #: What happens to those: the least grave are shed, or written to files of that directory.
+    log_overflow: LogOverflow = "shed"
+    #: How many bytes of one collection these files may hold.
+    log_spill_bytes: Annotated[int, Field(ge=1_000_000)] = 1_000_000_000
+    #: Whether each write to them waits for the disk: it survives a crash of the machine then.
+    log_spill_sync: bool = False
+    #: Keys whose values are taken out of log entries, besides those that every `Redactor` knows.
+    redacted_keys: Annotated[frozenset[str], NoDecode, BeforeValidator(_words)] = frozenset()
+
     #: How long what is recorded to `usage_analytics` waits in memory, and for how many keys there is room.
     usage_flush_interval: Seconds = timedelta(seconds=2)
     usage_tallies: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
-    #: How long closing waits until it is stored.
-    usage_drain_timeout: Seconds = timedelta(seconds=5)
 
     #: How long one loader may take before another may fill the same cache entry.
     cache_lease: Seconds = timedelta(seconds=10)
@@ -301,6 +327,13 @@ class Settings(PostgresSettings, MongoSettings):
     session_limit: Annotated[int, Field(ge=1, le=1000)] = 50
     #: How long a token may be used after it was rotated, by those who do not know of it yet.
     session_grace: Seconds = timedelta(seconds=10)
+
+    @field_validator("log_overflow")
+    @classmethod
+    def _has_a_directory(cls, value: LogOverflow, info: ValidationInfo) -> LogOverflow:
+        if value == "spill" and info.data.get("log_spill_directory") is None:
+            raise ValueError("`spill` needs MULTIDB_LOG_SPILL_DIRECTORY")
+        return value
 
     def derive_key(self, purpose: str) -> bytes:
         """Return the 32-byte key for `purpose`: the same in every process with these settings."""

@@ -6,6 +6,7 @@ from multidb.models.calendar_events import CalendarEvent, CalendarEventChanges, 
 from multidb.models.companies import Company, CompanyChanges, NewCompany
 from multidb.models.company_users import CompanyRole, CompanyUser, CompanyUserChanges, NewCompanyUser
 from multidb.models.documents import Document, DocumentChanges, DocumentMatch, DocumentStatus, NewDocument
+from multidb.models.emitted import Emitted
 from multidb.models.entity import Entity, Model, Related, Row, VersionedDocument
 from multidb.models.fields import PERSONAL, SECRET, UNCHANGED, UtcDatetime
 from multidb.models.filters import Condition, EntityFields, Field, Fields, Order, RowFields, VersionedFields
@@ -53,6 +54,7 @@ __all__ = [
     "DocumentChanges",
     "DocumentMatch",
     "DocumentStatus",
+    "Emitted",
     "Entity",
     "EntityFields",
     "Field",

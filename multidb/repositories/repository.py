@@ -12,6 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from multidb.cache.aside import CacheAside
 from multidb.errors import ConfigurationError, DataError, StoreName
+from multidb.repositories.redaction import Redact, Redactor
 from multidb.settings import Settings
 from multidb.stores.cursor import CursorCodec
 from multidb.stores.mongo.client import MongoStore
@@ -53,6 +54,8 @@ class Resources:
     redis: RedisStore
     cache: CacheAside
     cursors: CursorCodec
+    #: What may be stored of a log entry.
+    redact: Redact = field(default_factory=Redactor)
     #: What is to be done before the stores close; each ends by itself, and raises nothing.
     before_closing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     #: Every repository, by its class; complete once all are wired.

@@ -112,12 +112,11 @@ def lost(db: MultiDB, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         nonlocal losses
         losses = count
 
-    for tallies in db.mongo._tallies:
-        monkeypatch.setattr(
-            tallies,
-            "_advance",
-            lambda documents: lossy("usage_analytics", documents, by="count", operation="record"),
-        )
+    monkeypatch.setattr(
+        db.usage_analytics._tallies,
+        "_advance",
+        lambda documents: lossy("usage_analytics", documents, by="count", operation="record"),
+    )
     return lose
 
 

@@ -22,6 +22,7 @@ from multidb.models import (
     CompanyUserChanges,
     Document,
     DocumentChanges,
+    Emitted,
     Form,
     FormChanges,
     Health,
@@ -141,6 +142,15 @@ SAMPLES: dict[type[Model], dict[str, Any]] = {
         "expires_at": NOW,
     },
     SystemLog: {"level": "info", "service": "shop", "message": "it began"},
+    Emitted: {
+        "emitted": 6,
+        "stored": 1,
+        "shed": {"debug": 2},
+        "refused": 1,
+        "spilled": 1,
+        "pending": 1,
+        "recovered": 0,
+    },
     UserActivityLog: {"user_id": uuid4(), "action": "document.opened", "ip": "::1"},
     ApiRequestLog: {
         "service": "shop",

@@ -16,7 +16,7 @@ from multidb.registry import BUILT_IN
 from multidb.repositories.repository import Repository
 
 #: The modules whose names applications import.
-PUBLIC = ("multidb", "multidb.errors", "multidb.models", "multidb.testing")
+PUBLIC = ("multidb", "multidb.errors", "multidb.logging", "multidb.models", "multidb.testing")
 
 MODULES = sorted(
     module.name
@@ -174,7 +174,11 @@ def test_making_the_database_is_by_keyword_past_the_settings() -> None:
     assert [
         (each.name, each.kind.name)
         for each in list(inspect.signature(MultiDB.__init__).parameters.values())[1:]
-    ] == [("settings", "POSITIONAL_OR_KEYWORD"), ("repositories", "KEYWORD_ONLY")]
+    ] == [
+        ("settings", "POSITIONAL_OR_KEYWORD"),
+        ("repositories", "KEYWORD_ONLY"),
+        ("redact", "KEYWORD_ONLY"),
+    ]
 
 
 def test_only_calls_about_many_take_any_number_of_filters() -> None:

@@ -1,7 +1,7 @@
 """MongoDB's one way in: a client of either driver, and the calls the repositories make."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ from multidb.settings import Settings
 from multidb.stores.mongo.calls import Call, Turns
 from multidb.stores.mongo.documents import Document, Encoded, messages
 from multidb.stores.mongo.driver import Client, Database, Driver, load
+from multidb.stores.mongo.emitting import Emitter
 from multidb.stores.mongo.errors import (
     ID_ALONE,
     Unique,
@@ -49,26 +50,51 @@ class MongoStore(Store[Client]):
         self._pool = PoolCounter()
         self._turns = Turns(settings.mongo_pool_size)
         self._version = ""
-        self._tallies: list[Tallies] = []
+        #: What waits in memory to be stored.
+        self._waiting: list[Emitter | Tallies] = []
 
     async def open(self) -> None:
-        """Make the client on the running event loop, and store what was counted before. Idempotent."""
+        """Make the client on the running event loop, and store what waited for it. Idempotent."""
         if self._client is None:
             await super().open()
-            for tallies in self._tallies:
-                tallies.start()
+            for each in self._waiting:
+                each.start()
 
     async def close(self) -> None:
-        """Store what was counted, in time, then close as every store does. Idempotent."""
+        """Bring what waits in memory to MongoDB, in time, then close as every store does. Idempotent."""
         try:
-            await asyncio.gather(*(tallies.close() for tallies in self._tallies))
+            await asyncio.gather(*(each.close() for each in self._waiting))
         finally:
             await super().close()
 
     def forget(self) -> None:
         super().forget()
-        for tallies in self._tallies:
-            tallies.forget()
+        for each in self._waiting:
+            each.forget()
+
+    def emitter(
+        self,
+        collection: str,
+        *,
+        ranks: Sequence[str],
+        prepare: Callable[[Document], Document],
+        operation: str,
+    ) -> Emitter:
+        """Return what stores documents behind the caller's back, for as long as this store is open."""
+        directory = self.settings.log_spill_directory if self.settings.log_overflow == "spill" else None
+        if directory is not None:
+            # Nobody else's: another database's processes must not replay them into theirs.
+            directory = directory / _database_name(self.settings.mongo_url.get_secret_value()) / collection
+        emitter = Emitter(
+            operation,
+            partial(self._insert_again, collection, operation=operation),
+            ranks=ranks,
+            prepare=prepare,
+            directory=directory,
+            settings=self.settings,
+        )
+        self._waiting.append(emitter)
+        return emitter
 
     def tallies(self, collection: str, *, operation: str) -> Tallies:
         """Return what counts in memory and stores it in this collection, while this store is open."""
@@ -77,9 +103,9 @@ class MongoStore(Store[Client]):
             operation=operation,
             most=self.settings.usage_tallies,
             interval=self.settings.usage_flush_interval,
-            drain=self.settings.usage_drain_timeout,
+            drain=self.settings.log_drain_timeout,
         )
-        self._tallies.append(made)
+        self._waiting.append(made)
         return made
 
     @property
@@ -105,6 +131,13 @@ class MongoStore(Store[Client]):
                 return refused | dict.fromkeys(range(start, len(documents)), error)
             refused |= {start + place: error for place, error in outcome.items()}
         return refused
+
+    async def _insert_again(
+        self, collection: str, documents: Sequence[Encoded], *, operation: str
+    ) -> dict[int, MultiDBError]:
+        """Store documents as `insert_many` does; those whose `_id` is there already were stored before."""
+        refused = await self.insert_many(collection, documents, operation=operation)
+        return {place: error for place, error in refused.items() if not is_about_id(error)}
 
     async def _insert_surely(
         self, collection: str, documents: Sequence[Encoded], operation: str, unique: Unique

@@ -200,6 +200,8 @@ def refusals(
         # It is about all that were written.
         refused = dict.fromkeys(range(count), _told(_kind_of(failure), failure, operation, unique))
     for failure in details.get("writeErrors") or ():
+        if details.get("writeConcernErrors") and failure.get("keyPattern") == {"_id": 1}:
+            continue  # it may be there by an attempt that is not confirmed either
         refused[failure["index"]] = _told(_kind_of(failure), failure, operation, unique)
     return refused
 
