@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from multidb.errors import ConfigurationError, StoreName
+from multidb.repositories.api_request_logs import ApiRequestLogRepository
 from multidb.repositories.audit_logs import AuditLogRepository
 from multidb.repositories.calendar_events import CalendarEventRepository
 from multidb.repositories.companies import CompanyRepository
@@ -23,6 +24,7 @@ from multidb.repositories.repository import Repository
 from multidb.repositories.sessions import SessionRepository
 from multidb.repositories.system_logs import SystemLogRepository
 from multidb.repositories.usage_analytics import UsageAnalyticsRepository
+from multidb.repositories.user_activity_logs import UserActivityLogRepository
 from multidb.repositories.user_profiles import UserProfileRepository
 from multidb.repositories.user_sessions import UserSessionRepository
 from multidb.repositories.users import UserRepository
@@ -59,6 +61,8 @@ BUILT_IN: tuple[type[Repository], ...] = (
     KanbanCardRepository,
     AuditLogRepository,
     SystemLogRepository,
+    UserActivityLogRepository,
+    ApiRequestLogRepository,
     UsageAnalyticsRepository,
     SessionRepository,
 )
@@ -67,8 +71,6 @@ _PLANNED = (
     *(
         Route(name, "mongo", name)
         for name in (
-            "user_activity_logs",
-            "api_request_logs",
             "document_metadata",
             "ai_processing_results",
             "form_submissions",

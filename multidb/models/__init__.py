@@ -1,6 +1,12 @@
 """The entities, one family a file."""
 
-from multidb.models.api_request_logs import ApiRequestLog, HttpMethod
+from multidb.models.api_request_logs import (
+    ApiRequestLog,
+    HttpMethod,
+    RequestShare,
+    RequestStats,
+    RequestWindow,
+)
 from multidb.models.audit_logs import AuditAction, AuditLog
 from multidb.models.calendar_events import CalendarEvent, CalendarEventChanges, NewCalendarEvent
 from multidb.models.companies import Company, CompanyChanges, NewCompany
@@ -29,8 +35,8 @@ from multidb.models.page import Page
 from multidb.models.realtime_events import RealtimeEvent
 from multidb.models.sessions import Session
 from multidb.models.system_logs import LogLevel, SystemLog
-from multidb.models.usage_analytics import Usage, UsageAnalytics, UsageShare, UsageWindow
-from multidb.models.user_activity_logs import UserActivityLog
+from multidb.models.usage_analytics import Bucket, Usage, UsageAnalytics, UsageShare, UsageWindow
+from multidb.models.user_activity_logs import ActiveUsers, Cohort, FunnelStep, UserActivityLog
 from multidb.models.user_profiles import NewUserProfile, UserProfile, UserProfileChanges
 from multidb.models.user_sessions import NewUserSession, UserSession, UserSessionChanges
 from multidb.models.users import NewUser, User, UserChanges
@@ -39,11 +45,14 @@ __all__ = [
     "PERSONAL",
     "SECRET",
     "UNCHANGED",
+    "ActiveUsers",
     "ApiRequestLog",
     "AuditAction",
     "AuditLog",
+    "Bucket",
     "CalendarEvent",
     "CalendarEventChanges",
+    "Cohort",
     "Company",
     "CompanyChanges",
     "CompanyRole",
@@ -61,6 +70,7 @@ __all__ = [
     "Fields",
     "Form",
     "FormChanges",
+    "FunnelStep",
     "Health",
     "HttpMethod",
     "Job",
@@ -91,6 +101,9 @@ __all__ = [
     "PoolUsage",
     "RealtimeEvent",
     "Related",
+    "RequestShare",
+    "RequestStats",
+    "RequestWindow",
     "Row",
     "RowFields",
     "Session",

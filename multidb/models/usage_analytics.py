@@ -9,7 +9,16 @@ from pydantic import StringConstraints
 from multidb.models.entity import Entity, Model
 from multidb.models.fields import UtcMilliseconds
 
-__all__ = ["DIMENSIONS", "MOST", "Granularity", "Usage", "UsageAnalytics", "UsageShare", "UsageWindow"]
+__all__ = [
+    "DIMENSIONS",
+    "MOST",
+    "Bucket",
+    "Granularity",
+    "Usage",
+    "UsageAnalytics",
+    "UsageShare",
+    "UsageWindow",
+]
 
 #: The windows of time that usage is added up in.
 Granularity: TypeAlias = Literal["hour", "day", "month"]
@@ -21,8 +30,15 @@ MOST = 10**12
 
 Metric = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.]*$", max_length=100)]
 Dimension = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=50)]
-Value = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Value = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 _Count = Annotated[int, pydantic.Field(ge=1)]
+
+
+class Bucket(Model):
+    """How many durations there were of about one length."""
+
+    bucket: int
+    count: _Count
 
 
 class UsageAnalytics(Entity):
@@ -44,6 +60,8 @@ class UsageAnalytics(Entity):
     sum: int
     min: int
     max: int
+    #: Of durations, where the metric is `api_requests`.
+    histogram: tuple[Bucket, ...] | None = None
     #: The documents that this one is part of, by their granularity.
     part_of: dict[str, UUID] = {}
     #: There while it has changed since it was last added to them.

@@ -5,33 +5,26 @@ has why none counts twice); `rollup` adds tallies up to hours, hours to days and
 which the queries read.
 """
 
-import json
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
-from uuid import UUID, uuid5
-
-import pydantic
+from typing import Any
+from uuid import UUID
 
 from multidb.errors import DataError
-from multidb.models.entity import Model
 from multidb.models.ids import uuid7
 from multidb.models.usage_analytics import (
-    DIMENSIONS,
     MOST,
-    Dimension,
     Granularity,
-    Metric,
     Usage,
     UsageAnalytics,
     UsageShare,
     UsageWindow,
-    Value,
 )
 from multidb.repositories.mongo_reader import MongoReader
 from multidb.repositories.repository import Resources, page_size, validated
 from multidb.repositories.usage_pipelines import GRANULARITIES, KEPT, rolled, summed
+from multidb.repositories.usage_series import REQUESTS, Series
 from multidb.repositories.windows import begin, checked_moment, span, windows
 
 __all__ = ["UsageAnalyticsRepository"]
@@ -41,22 +34,10 @@ __all__ = ["UsageAnalyticsRepository"]
 _LATEST = timedelta(days=30)
 _AHEAD = timedelta(hours=1)
 
-#: In which the ids of hours, days and months are names: all processes make the same.
-_NAMESPACE = UUID("0198f2f0-5d3c-7b60-9c1e-6d0b7f4a2e11")
-
 #: Names that are parameters of queries.
 _RESERVED = frozenset({"metric", "amount", "at", "first", "last", "by", "of", "limit"})
 
 _HOUR = 3600
-
-
-class _Series(Model):
-    """What a record is counted for."""
-
-    metric: Metric
-    company_id: UUID | None = None
-    user_id: UUID | None = None
-    dimensions: Annotated[dict[Dimension, Value], pydantic.Field(max_length=DIMENSIONS)] = {}
 
 
 class UsageAnalyticsRepository(MongoReader[UsageAnalytics]):
@@ -130,7 +111,9 @@ class UsageAnalyticsRepository(MongoReader[UsageAnalytics]):
 
     def _tally(self, values: Mapping[str, Any], hour: int, operation: str) -> dict[str, Any]:
         """Return the document of a tally that has counted nothing yet."""
-        series = validated(_Series, values, operation)
+        series = validated(Series, values, operation)
+        if series.metric == REQUESTS:
+            raise DataError(f"`{REQUESTS}` is what `api_request_logs` rolls up", operation=operation)
         if taken := _RESERVED.intersection(series.dimensions):
             raise DataError(f"`{min(taken)}` is a parameter, and cannot be a dimension", operation=operation)
         start, now = datetime.fromtimestamp(hour * _HOUR, UTC), datetime.now(UTC)
@@ -146,7 +129,7 @@ class UsageAnalyticsRepository(MongoReader[UsageAnalytics]):
             "by": "tally",
             "start": start,
             **series.model_dump(exclude_none=True),
-            "part_of": {by: _id_of(series, by, begin(start, by)) for by in GRANULARITIES},
+            "part_of": series.part_of(start, GRANULARITIES),
             # Until a rollup has taken it.
             "pending": id,
             "expires_at": start + KEPT["tally"],
@@ -259,7 +242,7 @@ class UsageAnalyticsRepository(MongoReader[UsageAnalytics]):
         size = page_size(limit, operation)
         query = self._query(metric, first, last, by, company_id, user_id, dimensions, operation)
         if of not in {"company_id", "user_id"}:
-            validated(_Series, {"metric": metric, "dimensions": {of: "value"}}, operation)
+            validated(Series, {"metric": metric, "dimensions": {of: "value"}}, operation)
             of = f"dimensions.{of}"
         query = {"$and": [query, {of: {"$exists": True}}]}
         order = {"$sort": {"sum": -1, "_id": 1}}
@@ -282,7 +265,7 @@ class UsageAnalyticsRepository(MongoReader[UsageAnalytics]):
             raise DataError(f"`by` must be one of {', '.join(GRANULARITIES)}", operation=operation)
         values = {"metric": metric, "user_id": user_id, "dimensions": dimensions}
         values["company_id"] = self._company(company_id, operation)
-        series = validated(_Series, values, operation)
+        series = validated(Series, values, operation)
         start, stop = span(first, last, by, operation)
         query: dict[str, Any] = series.model_dump(exclude_none=True, exclude={"dimensions"})
         query |= {f"dimensions.{name}": value for name, value in series.dimensions.items()}
@@ -301,9 +284,3 @@ class UsageAnalyticsRepository(MongoReader[UsageAnalytics]):
         if tenant is not None and company_id not in {None, tenant}:
             raise DataError("`company_id` is not the company of `db.tenant(...)`", operation=operation)
         return tenant or company_id
-
-
-def _id_of(series: _Series, by: Granularity, start: datetime) -> UUID:
-    """Return the id of the document that adds up what is counted for the same in this window."""
-    named = [by, start.isoformat(), series.metric, str(series.company_id), str(series.user_id)]
-    return uuid5(_NAMESPACE, json.dumps([*named, sorted(series.dimensions.items())]))

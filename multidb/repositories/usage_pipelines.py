@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
 from multidb.models.usage_analytics import Granularity
+from multidb.repositories.usage_series import REQUESTS
 from multidb.repositories.windows import end
 
 __all__ = ["GRANULARITIES", "KEPT", "LATER", "rolled", "summed"]
@@ -45,15 +46,45 @@ def rolled(collection: str, metric: str, by: Granularity, start: datetime) -> Pi
         "user_id": {"$ifNull": ["$user_id", "$$REMOVE"]},
         "dimensions": 1,
         **dict.fromkeys(_SUMS, 1),
+        "histogram": 1,
         "part_of": {each: f"$part_of.{each}" for each in longer} or {"$literal": {}},
     }
     if by in KEPT:
         made["expires_at"] = {"$literal": start + KEPT[by]}
     return [
         {"$match": {"metric": metric, "by": source, "start": {"$gte": start, "$lt": end(start, by)}}},
-        {"$group": {"_id": f"$part_of.{by}", **first, **_SUMS}},
+        *(
+            _with_histograms(f"$part_of.{by}", first)
+            if metric == REQUESTS
+            else [{"$group": {"_id": f"$part_of.{by}", **first, **_SUMS}}]
+        ),
         {"$project": made},
         {"$merge": {"into": collection, "on": "_id", "whenMatched": LATER, "whenNotMatched": "insert"}},
+    ]
+
+
+def _with_histograms(of: str, first: Mapping[str, Any]) -> Pipeline:
+    """Return what adds up documents by `of`, and their histograms bucket by bucket."""
+    return [
+        {"$unwind": {"path": "$histogram", "includeArrayIndex": "place"}},
+        {
+            "$group": {
+                "_id": {"of": of, "bucket": "$histogram.bucket"},
+                **first,
+                **_SUMS,
+                # Else a document would count once for each of its buckets.
+                "count": {"$sum": "$histogram.count"},
+                "sum": {"$sum": {"$cond": [{"$eq": ["$place", 0]}, "$sum", 0]}},
+            }
+        },
+        {
+            "$group": {
+                "_id": "$_id.of",
+                **first,
+                **_SUMS,
+                "histogram": {"$push": {"bucket": "$_id.bucket", "count": "$count"}},
+            }
+        },
     ]
 
 

@@ -5,13 +5,15 @@ A day of UTC has 24 hours whatever clocks do elsewhere; a week begins on Monday.
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from multidb.errors import DataError
 
-__all__ = ["MAX_WINDOWS", "Unit", "begin", "checked_moment", "end", "span", "windows"]
+__all__ = ["MAX_WINDOWS", "UNITS", "Unit", "begin", "checked_moment", "end", "span", "windows"]
 
 Unit: TypeAlias = Literal["minute", "hour", "day", "week", "month"]
+
+UNITS: tuple[str, ...] = get_args(Unit)
 
 #: The most windows one answer may have.
 MAX_WINDOWS = 10_000
@@ -54,9 +56,11 @@ def windows(first: datetime, last: datetime, unit: Unit) -> Iterator[datetime]:
 def span(first: Any, last: Any, unit: Unit, operation: str) -> tuple[datetime, datetime]:
     """Return the span from `first` up to and without `last`, in UTC.
 
-    Raises: DataError if they are no moments, `last` is not after `first`, or so many windows are between
-    them that the answer would be more than `MAX_WINDOWS`.
+    Raises: DataError if `unit` is none, they are no moments, `last` is not after `first`, or more than
+    `MAX_WINDOWS` are between them.
     """
+    if unit not in UNITS:
+        raise DataError(f"`by` must be one of {', '.join(UNITS)}", operation=operation)
     start, stop = checked_moment(first, "first", operation), checked_moment(last, "last", operation)
     if stop <= start:
         raise DataError("`last` must be after `first`: it is where the span ends", operation=operation)

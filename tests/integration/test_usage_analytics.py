@@ -27,6 +27,8 @@ from multidb.repositories.usage_pipelines import GRANULARITIES
 from multidb.repositories.windows import begin, windows
 from multidb.settings import Settings
 
+from .plans_of_mongo import scanned
+
 pytestmark = pytest.mark.mongo
 
 NOW = datetime.now(UTC)
@@ -438,6 +440,26 @@ async def test_the_greatest_sums_are_stored(db: MultiDB, monkeypatch: pytest.Mon
     total = await db.usage_analytics.total("bytes", HOUR, NOW)
     assert total == Usage(count=8, sum=6 * 10**12, min=-(10**12), max=10**12)
     assert await db.mongo.database["usage_analytics"].count_documents({"by": "tally"}) == 3
+
+
+async def test_the_questions_and_the_rollup_use_indexes(db: MultiDB):
+    record(db, recorded(seed=5, count=50))
+    await db.usage_analytics.flush()
+    with scanned(db) as scans:
+        await db.usage_analytics.rollup()
+        whoses: list[dict[str, Any]] = [
+            {},
+            {"company_id": SHOP},
+            {"user_id": ADA},
+            {"endpoint": "a"},
+        ]
+        for by in GRANULARITIES:
+            for whose in whoses:
+                await db.usage_analytics.range("calls", HOUR, NOW, by=by, **whose)
+            await db.usage_analytics.total("calls", HOUR, NOW, by=by)
+            for of in ("company_id", "user_id", "endpoint"):
+                await db.usage_analytics.top("calls", HOUR, NOW, by=by, of=of)
+    assert await scans() == []
 
 
 # --- whose

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel
 
 from multidb import (
+    ApiRequestLog,
     CachePolicy,
     ConfigurationError,
     Entity,
@@ -21,6 +22,7 @@ from multidb import (
     Row,
     Settings,
     SystemLog,
+    UserActivityLog,
     UserChanges,
 )
 from multidb.registry import BUILT_IN, ROUTES, route_all
@@ -360,6 +362,7 @@ def test_a_repository_that_declares_no_model_or_no_place_is_refused() -> None:
 
 ID = UUID("01900000-0000-7000-8000-000000000001")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+REQUEST = {"service": "shop", "method": "GET", "endpoint": "/", "status": 200, "duration_ms": 1.0}
 DAY = (NOW, NOW + timedelta(days=1))
 LOG = {"id": ID, "timestamp": NOW, "level": "info", "service": "shop", "message": "hello"}
 
@@ -419,6 +422,24 @@ CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     "system_logs.get": lambda db: db.system_logs.get(ID),
     "system_logs.find": lambda db: db.system_logs.find(),
     "system_logs.append": lambda db: db.system_logs.append(SystemLog.model_validate(LOG)),
+    "api_request_logs.get": lambda db: db.api_request_logs.get(ID),
+    "api_request_logs.find": lambda db: db.api_request_logs.find(),
+    "api_request_logs.append": lambda db: db.api_request_logs.append(ApiRequestLog.model_validate(REQUEST)),
+    "api_request_logs.rollup": lambda db: db.api_request_logs.rollup(),
+    "api_request_logs.range": lambda db: db.api_request_logs.range(*DAY),
+    "api_request_logs.total": lambda db: db.api_request_logs.total(*DAY),
+    "api_request_logs.top": lambda db: db.api_request_logs.top(*DAY),
+    "user_activity_logs.get": lambda db: db.user_activity_logs.get(ID),
+    "user_activity_logs.find": lambda db: db.user_activity_logs.find(),
+    "user_activity_logs.append": lambda db: db.user_activity_logs.append(
+        UserActivityLog(user_id=ID, action="login")
+    ),
+    "user_activity_logs.active_users": lambda db: db.user_activity_logs.active_users(*DAY),
+    "user_activity_logs.distinct_users": lambda db: db.user_activity_logs.distinct_users(*DAY),
+    "user_activity_logs.retention": lambda db: db.user_activity_logs.retention(*DAY),
+    "user_activity_logs.funnel": lambda db: db.user_activity_logs.funnel(
+        ["login"], first=NOW, last=NOW + timedelta(days=1), within=timedelta(hours=1)
+    ),
     "usage_analytics.get": lambda db: db.usage_analytics.get(ID),
     "usage_analytics.find": lambda db: db.usage_analytics.find(),
     "usage_analytics.flush": lambda db: db.usage_analytics.flush(),

@@ -22,6 +22,7 @@ HOUR = NOW.replace(minute=0, second=0, microsecond=0) - timedelta(days=3)
     ("values", "named"),
     [
         ({"metric": "Calls"}, "metric"),
+        ({"metric": "api_requests"}, "api_request_logs"),
         ({"metric": 5}, "metric"),
         ({"metric": ["calls"]}, "metric"),
         ({"amount": 1.5}, "amount"),
@@ -36,7 +37,7 @@ HOUR = NOW.replace(minute=0, second=0, microsecond=0) - timedelta(days=3)
         ({"endpoint": 7}, "endpoint"),
         ({"endpoint": ["a"]}, "endpoint"),
         ({"endpoint": ""}, "endpoint"),
-        ({"endpoint": "a" * 201}, "endpoint"),
+        ({"endpoint": "a" * 501}, "endpoint"),
         ({"End.point": "a"}, "End.point"),
         ({"by": "a"}, "by"),
         ({f"d{n}": "a" for n in range(9)}, "dimensions"),

@@ -223,6 +223,8 @@ class MongoStore(Store[Client]):
         for document in documents:
             later = {"$cond": [{"$lt": [f"${by}", document[by]]}, {"$literal": document}, "$$ROOT"]}
             updates.append(UpdateOne({"_id": document["_id"]}, [{"$replaceWith": later}], upsert=True))
+        if not updates:
+            return {}
         async with self._call(operation):
             try:
                 await self.database[collection].bulk_write(updates, ordered=False)
