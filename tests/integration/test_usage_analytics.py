@@ -243,6 +243,28 @@ async def test_a_rollup_that_failed_is_made_up_for(db: MultiDB, monkeypatch: pyt
     assert (await db.usage_analytics.total("calls", HOUR, NOW, by="month")).count == 1
 
 
+async def test_what_is_stored_during_a_rollup_is_taken_by_the_next(
+    db: MultiDB, monkeypatch: pytest.MonkeyPatch
+):
+    db.usage_analytics.record("calls", at=HOUR)
+    await db.usage_analytics.flush()
+    aggregate = db.mongo.aggregate
+
+    async def interrupted(collection: str, pipeline: Any, **options: Any) -> Any:
+        found = await aggregate(collection, pipeline, **options)
+        if "$merge" in pipeline[-1]:
+            monkeypatch.undo()
+            db.usage_analytics.record("calls", at=HOUR)
+            await db.usage_analytics.flush()
+        return found
+
+    monkeypatch.setattr(db.mongo, "aggregate", interrupted)
+    await db.usage_analytics.rollup()
+    assert (await db.usage_analytics.total("calls", HOUR, NOW)).count == 1
+    await db.usage_analytics.rollup()
+    assert (await db.usage_analytics.total("calls", HOUR, NOW)).count == 2
+
+
 async def test_a_slow_rollup_does_not_undo_a_later_one(db: MultiDB, monkeypatch: pytest.MonkeyPatch):
     """What the slow one would write, it read before the later one."""
     db.usage_analytics.record("calls", at=HOUR)
