@@ -133,9 +133,10 @@ def by_number(call: Callable[[UUID], Awaitable[object]], ids: Sequence[UUID]) ->
     return lambda number: call(ids[number % len(ids)])
 
 
-def machine(postgres: str) -> str:
+def machine(server: str) -> str:
     """Return in a line what it was measured on."""
-    return f"{os.cpu_count()} cores, PostgreSQL {postgres}, Python {platform.python_version()}"
+    load = f"load average {os.getloadavg()[1]:.1f}"  # above the cores, others were at work too
+    return f"{os.cpu_count()} cores, {load}, {server}, Python {platform.python_version()}"
 
 
 def on_servers(measure: Callable[[Settings], Awaitable[None]]) -> None:

@@ -75,6 +75,10 @@ class Side(ABC):
     def stream(self) -> AsyncGenerator[object]:
         """Yield every user, a thousand a round trip."""
 
+    async def update(self, id: UUID, name: str) -> object:
+        """Give a user another name, committed, and return it as it is stored."""
+        raise NotImplementedError
+
     async def offset(self, start: int, limit: int) -> Sequence[object]:
         """Return a page as the peers find it: by counting off those before it."""
         raise NotImplementedError
@@ -108,6 +112,9 @@ class Ours(Side):
 
     async def exists(self, id: UUID) -> bool:
         return await self.db.users.exists(id=id)
+
+    async def update(self, id: UUID, name: str) -> object:
+        return await self.db.users.update(id, name=name)
 
     async def stream(self) -> AsyncGenerator[object]:
         async for user in self.db.users.stream():
@@ -158,6 +165,14 @@ class Asyncpg(Side):
             "SELECT EXISTS (SELECT FROM users WHERE id = $1 AND deleted_at IS NULL)", id
         )
         return found
+
+    async def update(self, id: UUID, name: str) -> object:
+        return await self._pool.fetchrow(
+            "UPDATE users SET name = $2, version = version + 1, updated_at = now() "
+            f"WHERE id = $1 AND deleted_at IS NULL RETURNING {COLUMNS}",
+            id,
+            name,
+        )
 
     async def stream(self) -> AsyncGenerator[object]:
         query = f"SELECT {COLUMNS} FROM users WHERE deleted_at IS NULL ORDER BY id"

@@ -79,6 +79,7 @@ from multidb.models import (
     Order,
     Page,
     PoolUsage,
+    PresenceEvent,
     RealtimeEvent,
     Related,
     RequestShare,
@@ -106,6 +107,7 @@ from multidb.models import (
     uuid7,
 )
 from multidb.repositories.append_only import AppendOnlyRepository
+from multidb.repositories.held_lock import HeldLock
 from multidb.repositories.logs import LogRepository
 from multidb.repositories.mongo import MongoRepository
 from multidb.repositories.postgres import PostgresRepository
@@ -154,6 +156,7 @@ __all__ = [
     "HasMany",
     "HasOne",
     "Health",
+    "HeldLock",
     "HttpMethod",
     "InvalidCursorError",
     "Job",
@@ -192,6 +195,7 @@ __all__ = [
     "Page",
     "PoolUsage",
     "PostgresRepository",
+    "PresenceEvent",
     "RateLimitExceededError",
     "RealtimeEvent",
     "Redact",

@@ -26,6 +26,8 @@ from multidb.repositories.jobs import JobRepository
 from multidb.repositories.kanban_boards import KanbanBoardRepository
 from multidb.repositories.kanban_cards import KanbanCardRepository
 from multidb.repositories.kanban_columns import KanbanColumnRepository
+from multidb.repositories.locks import LockRepository
+from multidb.repositories.presence import PresenceRepository
 from multidb.repositories.redaction import Redact, Redactor
 from multidb.repositories.repository import Repository, Resources
 from multidb.repositories.sessions import SessionRepository
@@ -85,6 +87,8 @@ class MultiDB:
     api_request_logs: ApiRequestLogRepository
     usage_analytics: UsageAnalyticsRepository
     sessions: SessionRepository
+    presence: PresenceRepository
+    locks: LockRepository
 
     def __init__(
         self,
@@ -131,6 +135,8 @@ class MultiDB:
         self.api_request_logs = self[ApiRequestLogRepository]
         self.usage_analytics = self[UsageAnalyticsRepository]
         self.sessions = self[SessionRepository]
+        self.presence = self[PresenceRepository]
+        self.locks = self[LockRepository]
 
     def __getitem__(self, repository: type[RepositoryT]) -> RepositoryT:
         """Return the repository of this class."""
@@ -265,6 +271,34 @@ class MultiDB:
         return await self._connections.postgres.transactions.run(
             with_transaction, attempts=attempts, options=options
         )
+
+    def mongo_transaction(self) -> AbstractAsyncContextManager[None]:
+        """Begin a MongoDB transaction that every repository of documents called in this task joins.
+
+        It commits at the end of the block, and rolls back on an error or a cancellation; nested, it
+        joins the one that is there. It covers MongoDB alone, and is not atomic with PostgreSQL,
+        around it or inside: one of the two may commit and the other not.
+
+        Raises: UnavailableError if the connection breaks: during the commit, whether it happened is
+        not known. ConflictError, retryable, if another transaction changes the same documents.
+        TransactionError if the ambient transaction is another task's, or a call in this one failed
+        and its error was caught; ConfigurationError if the server is no member of a replica set.
+        """
+        return self._connections.mongo.transactions.begin()
+
+    async def run_mongo_transaction(self, work: Callable[[], Awaitable[R]], *, attempts: int = 5) -> R:
+        """Run `work` inside `mongo_transaction()` and return what it returns, replayed where that may help.
+
+        It is called again from the start, up to `attempts` times in all and after a short pause at
+        random, when the transaction was rolled back for a conflict with another or for a connection
+        that broke. So `work` must do nothing outside MongoDB that must not happen twice. Inside a
+        transaction it runs once, for only the whole can be replayed.
+
+        Raises: what `mongo_transaction` does, and what `work` raises.
+        """
+        if attempts < 1:
+            raise DataError("`attempts` must be 1 or more", operation="run_mongo_transaction")
+        return await self._connections.mongo.transactions.run(work, attempts=attempts)
 
     # --- whose rows
 

@@ -19,7 +19,9 @@ from multidb.repositories.jobs import JobRepository
 from multidb.repositories.kanban_boards import KanbanBoardRepository
 from multidb.repositories.kanban_cards import KanbanCardRepository
 from multidb.repositories.kanban_columns import KanbanColumnRepository
+from multidb.repositories.locks import LockRepository
 from multidb.repositories.postgres_reader import PostgresReader
+from multidb.repositories.presence import PresenceRepository
 from multidb.repositories.repository import Repository
 from multidb.repositories.sessions import SessionRepository
 from multidb.repositories.system_logs import SystemLogRepository
@@ -65,6 +67,8 @@ BUILT_IN: tuple[type[Repository], ...] = (
     ApiRequestLogRepository,
     UsageAnalyticsRepository,
     SessionRepository,
+    PresenceRepository,
+    LockRepository,
 )
 
 _PLANNED = (
@@ -80,9 +84,7 @@ _PLANNED = (
     ),
     Route("cache", "redis", "cache:user:{user_id}"),
     Route("rate_limits", "redis", "rate_limit:user:{user_id}:{endpoint}"),
-    Route("presence", "redis", "realtime:user:{user_id}:presence"),
     Route("uploads", "redis", "temp:upload:{upload_id}"),
-    Route("locks", "redis", "lock:document:{document_id}"),
     Route("counters", "redis", "counter:api_calls:{endpoint}:{date}"),
 )
 

@@ -72,11 +72,35 @@ def _url(schemes: tuple[str, ...], *, database: bool) -> Callable[[SecretStr], S
         path = parts.path.strip("/")
         if database and not path:
             raise ValueError("must end in a database, as in scheme://user:password@host:port/database")
-        if not database and path and not path.isdecimal():
-            raise ValueError("must end in the number of a database, as in redis://:password@host:port/0")
         return SecretStr(value.get_secret_value().strip())
 
     return check
+
+
+def _redis_url(value: SecretStr) -> SecretStr:
+    """Check a URL of one server, of Sentinels or of a cluster. Its errors quote no part of the value."""
+    checked = _url(_REDIS_SCHEMES, database=False)(value)
+    parts = urlsplit(checked.get_secret_value())
+    kind = parts.scheme.partition("+")[2]
+    service, _, number = parts.path.strip("/").partition("/")
+    if kind == "sentinel":
+        if not service or (number and not number.isdecimal()):
+            raise ValueError("must end in the service's name, as in redis+sentinel://host:26379/service/0")
+    elif number or (service and not service.isdecimal()):
+        raise ValueError("must end in the number of a database, as in redis://:password@host:port/0")
+    elif kind == "cluster":
+        if service.strip("0"):
+            raise ValueError("must name no database: a cluster has only one")
+    elif "," in parts.netloc.rpartition("@")[2]:
+        raise ValueError("must name one host; several are for redis+sentinel:// and redis+cluster://")
+    return checked
+
+
+_REDIS_SCHEMES = (
+    *("redis", "rediss"),
+    *("redis+sentinel", "rediss+sentinel"),
+    *("redis+cluster", "rediss+cluster"),
+)
 
 
 def _check_host(host: str) -> None:
@@ -264,8 +288,9 @@ class Settings(PostgresSettings, MongoSettings):
         # As in PostgresSettings.
         super().__init__(**values)
 
-    #: `redis://:password@host:6379/0`
-    redis_url: Annotated[SecretStr, AfterValidator(_url(("redis", "rediss"), database=False))]
+    #: `redis://:password@host:6379/0`, `redis+sentinel://:password@host:26379,host:26379/service/0` or
+    #: `redis+cluster://:password@host:6379,host:6379`; `rediss` for TLS.
+    redis_url: Annotated[SecretStr, AfterValidator(_redis_url)]
     #: The most connections to a server: four for calls, which share them, the others for calls that block.
     redis_pool_size: PoolSize = 50
     #: How long a call may take, the way to a free connection included.
@@ -327,6 +352,8 @@ class Settings(PostgresSettings, MongoSettings):
     session_limit: Annotated[int, Field(ge=1, le=1000)] = 50
     #: How long a token may be used after it was rotated, by those who do not know of it yet.
     session_grace: Seconds = timedelta(seconds=10)
+    #: How long a user is taken to be there on a device after each beat.
+    presence_timeout: Seconds = timedelta(seconds=60)
 
     @field_validator("log_overflow")
     @classmethod

@@ -1,10 +1,59 @@
 import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
+from itertools import count
 
 import pytest
 
+from multidb.settings import Settings
+
 from .integration.pooler import pgbouncer
+from .integration.redis_topologies import cluster, sentinels
 
 pytest_plugins = ["multidb.testing"]
+
+_numbers = count()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what is marked `redis` on each kind of servers that the store speaks to."""
+    if metafunc.definition.get_closest_marker("redis") and "redis_kind" in metafunc.fixturenames:
+        metafunc.parametrize("redis_kind", ["server", "sentinel", "cluster"], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def redis_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """Tells the URL of Sentinels and of a cluster, which are started when the first test needs them."""
+    with ExitStack() as stack:
+
+        @cache
+        def url_of(kind: str) -> str:
+            home = tmp_path_factory.mktemp(kind)
+            if kind == "cluster":
+                return stack.enter_context(cluster(home)).url
+            return stack.enter_context(sentinels(home)).url
+
+        yield url_of
+
+
+@pytest.fixture
+def redis_kind(request: pytest.FixtureRequest) -> str:
+    """What kind of Redis servers this test is for."""
+    return str(getattr(request, "param", "server"))
+
+
+@pytest.fixture
+def multidb_settings(
+    multidb_settings: Settings, redis_kind: str, redis_urls: Callable[[str], str]
+) -> Settings:
+    """Settings of this test's own, with the kind of Redis servers that it is for."""
+    if redis_kind == "server":
+        return multidb_settings
+    url = type(multidb_settings.redis_url)(redis_urls(redis_kind))
+    # A prefix comes back to another test once its keys are gone, and from these servers nobody deletes them.
+    prefix = f"{multidb_settings.key_prefix}{next(_numbers)}:"
+    return multidb_settings.model_copy(update={"redis_url": url, "key_prefix": prefix})
 
 
 def pytest_report_header() -> str:

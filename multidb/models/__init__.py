@@ -32,6 +32,7 @@ from multidb.models.kanban import (
     NewKanbanColumn,
 )
 from multidb.models.page import Page
+from multidb.models.presence import PresenceEvent
 from multidb.models.realtime_events import RealtimeEvent
 from multidb.models.sessions import Session
 from multidb.models.system_logs import LogLevel, SystemLog
@@ -99,6 +100,7 @@ __all__ = [
     "Order",
     "Page",
     "PoolUsage",
+    "PresenceEvent",
     "RealtimeEvent",
     "Related",
     "RequestShare",

@@ -1,5 +1,6 @@
 """API requests: what a service was asked, how it answered, and how long that took."""
 
+from datetime import datetime
 from typing import Annotated, Literal, TypeAlias
 from uuid import UUID
 
@@ -7,10 +8,19 @@ from pydantic import Field, StringConstraints
 
 from multidb.models.entity import Entity, Model
 from multidb.models.fields import UtcMilliseconds, utc_now
+from multidb.models.filters import EntityFields
+from multidb.models.filters import Field as FieldOf
 from multidb.models.ids import uuid7
 from multidb.models.system_logs import RequestId, Service
 
-__all__ = ["ApiRequestLog", "HttpMethod", "RequestShare", "RequestStats", "RequestWindow"]
+__all__ = [
+    "ApiRequestLog",
+    "ApiRequestLogFields",
+    "HttpMethod",
+    "RequestShare",
+    "RequestStats",
+    "RequestWindow",
+]
 
 HttpMethod: TypeAlias = Literal[
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"
@@ -35,6 +45,21 @@ class ApiRequestLog(Entity):
     request_id: RequestId | None = None
     request_bytes: _Bytes | None = None
     response_bytes: _Bytes | None = None
+
+
+class ApiRequestLogFields(EntityFields):
+    """The fields of an API request."""
+
+    timestamp: FieldOf[datetime]
+    service: FieldOf[str]
+    method: FieldOf[HttpMethod]
+    endpoint: FieldOf[str]
+    status: FieldOf[int]
+    duration_ms: FieldOf[float]
+    user_id: FieldOf[UUID | None]
+    request_id: FieldOf[str | None]
+    request_bytes: FieldOf[int | None]
+    response_bytes: FieldOf[int | None]
 
 
 class RequestStats(Model):

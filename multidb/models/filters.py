@@ -6,7 +6,7 @@ A condition is true or false, never unknown as in SQL: null equals only null, is
 greater than a value, and `~` turns every false into true, that of a null included.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeAlias, TypeVar
@@ -25,6 +25,7 @@ __all__ = [
     "Operator",
     "Or",
     "Order",
+    "Reader",
     "RowFields",
     "VersionedFields",
 ]
@@ -82,6 +83,10 @@ class Not(Condition):
     """The opposite."""
 
     condition: Condition
+
+
+#: Returns a value of a comparison as what its field holds, or raises for what does not fit.
+Reader: TypeAlias = Callable[[Comparison, Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +155,11 @@ class Field(Generic[T]):
         return Not(self._compared("eq", None))
 
     def asc(self) -> Order:
-        """Order by it, the least first; null is greater than every value."""
+        """Order by it, the least first; null stands where the store has it."""
         return Order(self.name, entity=self.entity)
 
     def desc(self) -> Order:
-        """Order by it, the greatest first; null is greater than every value."""
+        """Order by it, the greatest first; null stands where the store has it."""
         return Order(self.name, descending=True, entity=self.entity)
 
     def _compared(self, operator: Operator, value: Any) -> Condition:

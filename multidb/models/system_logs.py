@@ -1,5 +1,6 @@
 """System logs: what the services of an application report."""
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
 from uuid import UUID
@@ -8,9 +9,11 @@ from pydantic import Field, StringConstraints
 
 from multidb.models.entity import Entity
 from multidb.models.fields import UtcMilliseconds, utc_now
+from multidb.models.filters import EntityFields
+from multidb.models.filters import Field as FieldOf
 from multidb.models.ids import uuid7
 
-__all__ = ["LogLevel", "RequestId", "Service", "SystemLog"]
+__all__ = ["LogLevel", "RequestId", "Service", "SystemLog", "SystemLogFields"]
 
 #: Which part of the application it was.
 Service = Annotated[str, StringConstraints(min_length=1, max_length=100)]
@@ -39,3 +42,15 @@ class SystemLog(Entity):
     context: dict[str, Any] = {}
     user_id: UUID | None = None
     request_id: RequestId | None = None
+
+
+class SystemLogFields(EntityFields):
+    """The fields of a system log."""
+
+    timestamp: FieldOf[datetime]
+    level: FieldOf[LogLevel]
+    service: FieldOf[str]
+    message: FieldOf[str]
+    context: FieldOf[dict[str, Any]]
+    user_id: FieldOf[UUID | None]
+    request_id: FieldOf[str | None]

@@ -1,5 +1,6 @@
 """Usage: how often, and how much of, what an application counts; by hour, day and month of UTC."""
 
+from datetime import datetime
 from typing import Annotated, Literal, TypeAlias
 from uuid import UUID
 
@@ -8,6 +9,7 @@ from pydantic import StringConstraints
 
 from multidb.models.entity import Entity, Model
 from multidb.models.fields import UtcMilliseconds
+from multidb.models.filters import EntityFields, Field
 
 __all__ = [
     "DIMENSIONS",
@@ -16,6 +18,7 @@ __all__ = [
     "Granularity",
     "Usage",
     "UsageAnalytics",
+    "UsageAnalyticsFields",
     "UsageShare",
     "UsageWindow",
 ]
@@ -67,6 +70,25 @@ class UsageAnalytics(Entity):
     #: There while it has changed since it was last added to them.
     pending: UUID | None = None
     expires_at: UtcMilliseconds | None = None
+
+
+class UsageAnalyticsFields(EntityFields):
+    """The fields of what was counted."""
+
+    by: Field[str]
+    start: Field[datetime]
+    metric: Field[str]
+    company_id: Field[UUID | None]
+    user_id: Field[UUID | None]
+    dimensions: Field[dict[str, str]]
+    count: Field[int]
+    sum: Field[int]
+    min: Field[int]
+    max: Field[int]
+    histogram: Field[tuple[Bucket, ...] | None]
+    part_of: Field[dict[str, UUID]]
+    pending: Field[UUID | None]
+    expires_at: Field[datetime | None]
 
 
 class Usage(Model):

@@ -1,11 +1,12 @@
 """API requests: what services were asked, and how they answered. MongoDB `api_request_logs`."""
 
 from datetime import datetime, timedelta
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 from multidb.errors import DataError
 from multidb.models.api_request_logs import (
     ApiRequestLog,
+    ApiRequestLogFields,
     HttpMethod,
     RequestShare,
     RequestStats,
@@ -51,6 +52,7 @@ class ApiRequestLogRepository(LogRepository[ApiRequestLog]):
     deleted; without it by the logs themselves, and its cost grows with the requests in the span.
     """
 
+    c: ClassVar[ApiRequestLogFields]
     collection = "api_request_logs"
     order_by = "-timestamp"
 
@@ -147,13 +149,15 @@ class ApiRequestLogRepository(LogRepository[ApiRequestLog]):
         months for ever. The client holds one hour at a time, which grows with the endpoints and not
         with the requests.
 
-        Raises: DataError if `since` is no moment, or longer ago than hours are kept.
+        Raises: DataError if `since` is no moment, or longer ago than hours are kept; TransactionError
+        inside `db.mongo_transaction()`.
         """
         operation = self._operation("rollup")
         now = utc_now()
         first = now - _RECENT if since is None else checked_moment(since, "since", operation)
         if first < now - KEPT["hour"]:
             raise DataError(f"`since` must be within {KEPT['hour'].days} days", operation=operation)
+        self._resources.mongo.transactions.refuse(operation)
         usage = cast(UsageAnalyticsRepository, self._resources.repository("usage_analytics"))
         hours = list(windows(first, now + timedelta(hours=1), "hour"))
         for start in hours:

@@ -1,11 +1,13 @@
 """`AppendOnlyRepository`: documents that never change, such as logs and events."""
 
+from collections.abc import AsyncIterable, Iterable
 from typing import Generic
 from uuid import UUID
 
 from typing_extensions import TypeVar
 
 from multidb.models.entity import Entity
+from multidb.repositories.chunks import Progress
 from multidb.repositories.mongo_reader import MongoReader
 from multidb.repositories.repository import Resources
 from multidb.repositories.shared_inserts import SharedInserts
@@ -37,3 +39,20 @@ class AppendOnlyRepository(MongoReader[ModelT], Generic[ModelT]):
         """
         await self._inserts.insert(self._encoded(entry, self._operation("append")))
         return entry.id
+
+    async def append_many(
+        self, entries: Iterable[ModelT] | AsyncIterable[ModelT], *, progress: Progress | None = None
+    ) -> int:
+        """Store entries and return how many.
+
+        Takes any number, also from an iterator or an async iterator, 1,000 a message; `progress` is
+        called after each with how many there are so far. Not atomic outside a transaction: where
+        some of a message are refused its others are stored, and what follows it is not.
+
+        Raises: AlreadyExistsError, whose `keys` are the ids that are stored already;
+        ConstraintError; DataError.
+        """
+        operation = self._operation("append_many")
+        return await self._inserts.insert_all(
+            entries, lambda entry: self._encoded(entry, operation), operation, progress
+        )

@@ -13,7 +13,6 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
@@ -21,22 +20,19 @@ import sqlalchemy as sa
 from pydantic import BaseModel
 
 from multidb.errors import AlreadyExistsError, DataError
+from multidb.repositories.chunks import Progress, chunks
 from multidb.repositories.declaration import unique_index
 from multidb.stores.postgres.crud import Crud
 from multidb.stores.postgres.engine import PostgresStore, Record
 from multidb.stores.postgres.statements import Statement
 
-__all__ = ["Bulk", "Progress", "Upsert", "refused"]
+__all__ = ["Bulk", "Upsert", "refused"]
 
 NewT = TypeVar("NewT", bound=BaseModel)
 NewT_contra = TypeVar("NewT_contra", bound=BaseModel, contravariant=True)
-T = TypeVar("T")
 
 #: Columns by the field each follows from, and how.
 Derived = Mapping[str, tuple[str, Callable[[Any], Any]]]
-
-#: Called with how many rows have been written so far; they stand once the call has returned.
-Progress = Callable[[int], object]
 
 #: Rows a round trip, and in memory.
 _CHUNK = 5_000
@@ -128,7 +124,7 @@ class Bulk(Generic[NewT]):
             except AlreadyExistsError as error:
                 raise await self._with_keys(error, chunk, rows, operation) from error.__cause__
 
-        return await self._written(_chunks(new), write, progress, may_be_alone=progress is None)
+        return await self._written(chunks(new, _CHUNK), write, progress, may_be_alone=progress is None)
 
     async def upsert(
         self,
@@ -152,7 +148,7 @@ class Bulk(Generic[NewT]):
                 raise refused(by, operation)
 
         # Never alone: also after it is written a chunk may be refused, and a cache must learn of it.
-        return await self._written(_alike(_chunks(new), by), write, progress, may_be_alone=False)
+        return await self._written(_alike(chunks(new, _CHUNK), by), write, progress, may_be_alone=False)
 
     async def _written(
         self,
@@ -239,23 +235,6 @@ def refused(by: Upsert, operation: str) -> AlreadyExistsError:
         store="postgres",
         operation=operation,
     )
-
-
-async def _chunks(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[list[T]]:
-    """Yield items in lists, taking no more of them than the next list needs."""
-    chunk: list[T] = []
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            chunk.append(item)
-            if len(chunk) == _CHUNK:
-                yield chunk
-                chunk = []
-    else:
-        remaining = iter(items)
-        while len(chunk := list(islice(remaining, _CHUNK))) == _CHUNK:
-            yield chunk
-    if chunk:
-        yield chunk
 
 
 async def _alike(chunks: AsyncGenerator[list[NewT]], by: Upsert) -> AsyncGenerator[list[NewT]]:

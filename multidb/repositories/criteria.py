@@ -1,18 +1,18 @@
-"""What a query is asked for, checked: filters, what must be equal, and the order."""
+"""What a query is asked for, checked, whatever the store: values, what must be equal, and the order."""
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias, get_args, get_origin
+from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin
 
-import sqlalchemy as sa
 from pydantic import BaseModel
 
 from multidb.errors import DataError
-from multidb.models.filters import Comparison, Condition, EntityFields, Field, Fields, Order
+from multidb.models.filters import Comparison, Condition, EntityFields, Field, Fields, Order, Reader
 from multidb.repositories.repository import known_fields, known_value, plain_type
-from multidb.stores.postgres.filtering import Filter, Where
 
-__all__ = ["OrderBy", "fields_class", "order_names", "some", "where_of"]
+__all__ = ["OrderBy", "all_equal", "fields_class", "order_names", "some", "value_reader"]
+
+T = TypeVar("T")
 
 #: A field's name, `-name` for descending, the field itself, or `c.name.desc()`; or several of these.
 OrderBy: TypeAlias = str | Field[Any] | Order | Sequence[str | Field[Any] | Order]
@@ -27,16 +27,10 @@ def fields_class(cls: type) -> type[Fields]:
     return EntityFields
 
 
-def where_of(
-    model: type[BaseModel],
-    table: sa.Table,
-    filters: Sequence[Filter],
-    equal: Mapping[str, Any],
-    operation: str,
-) -> Where:
-    """Return what rows must fulfil.
+def value_reader(model: type[BaseModel], operation: str) -> Reader:
+    """Return what makes a value of a comparison one of its field's type.
 
-    Raises: DataError for what is no filter, a field there is not, or a value of another type.
+    It raises DataError for a field there is not, or a value of another type.
     """
 
     def read(comparison: Comparison, value: Any) -> Any:
@@ -44,32 +38,21 @@ def where_of(
         _ours(model, comparison.entity, name, operation)
         if comparison.operator in {"like", "ilike"}:
             return _pattern(model, name, value, operation)
-        if comparison.operator == "in" and isinstance(table.c[name].type, sa.ARRAY):
-            raise DataError(f"`{name}` holds several values itself: it has no `in_`", operation=operation)
         return known_value(model, name, value, operation)
 
-    for each in filters:
-        if not isinstance(each, Condition | sa.ColumnElement):
-            raise DataError(
-                "a filter must be a condition over `c`, such as `db.users.c.name == value`, or a "
-                "SQLAlchemy expression over the table",
-                operation=operation,
-            )
-        if isinstance(each, sa.ColumnElement) and not {table}.issuperset(each._from_objects):  # noqa: SLF001
-            # Another table would stand beside this one, each row of it with each of the other's.
-            raise DataError(
-                f"a filter must be about `{table.name}` alone; of other tables take `.exists()`",
-                operation=operation,
-            )
+    return read
+
+
+def all_equal(model: type[BaseModel], equal: Mapping[str, Any], operation: str) -> list[Condition]:
+    """Return the conditions that were given by name. Raises: DataError for a field there is not."""
     known_fields(equal, model, operation)
-    named = [Field(name) == value for name, value in equal.items()]
-    return Where([*filters, *named], read)
+    return [Field(name) == value for name, value in equal.items()]
 
 
-def some(filters: Sequence[Filter], equal: Mapping[str, Any], operation: str) -> Sequence[Filter]:
-    """Return the filters. Raises: DataError if there is none, for a change of every row must be said."""
+def some(filters: Sequence[T], equal: Mapping[str, Any], everything: str, operation: str) -> Sequence[T]:
+    """Return the filters. Raises: DataError if there is none, for a change of everything must be said."""
     if not filters and not equal:
-        raise DataError("give a filter; `sqlalchemy.true()` if every row is meant", operation=operation)
+        raise DataError(f"give a filter; `{everything}` if every one is meant", operation=operation)
     return filters
 
 

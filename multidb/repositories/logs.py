@@ -1,16 +1,27 @@
 """`LogRepository`: collections that are only ever added to, and the two ways to add."""
 
+from collections.abc import AsyncGenerator
+from datetime import datetime
 from enum import Enum
 from typing import Any, ClassVar
+from uuid import UUID
 
+from pydantic import BaseModel
 from typing_extensions import TypeVar
 
 from multidb.models.emitted import Emitted
 from multidb.models.entity import Entity
 from multidb.repositories.append_only import AppendOnlyRepository
-from multidb.repositories.repository import Resources, checked_class, misdeclared, plain_type
+from multidb.repositories.repository import (
+    Resources,
+    checked_class,
+    known_values,
+    misdeclared,
+    plain_type,
+)
 from multidb.repositories.snapshots import Snapshot, misfit, snapshot
 from multidb.stores.mongo.documents import Encoded, encoded
+from multidb.stores.mongo.filtering import stored_name
 
 __all__ = ["LogRepository"]
 
@@ -65,16 +76,63 @@ class LogRepository(AppendOnlyRepository[ModelT]):
         except Exception as error:  # a log must not make fail what it tells about
             self._emitter.refuse(error)
 
+    async def tail(
+        self, *, since: datetime | None = None, after: UUID | None = None, **equal: Any
+    ) -> AsyncGenerator[ModelT, None]:
+        """Yield every entry that is stored from now on, each once; it never ends by itself.
+
+        `since` a moment, or `after` the entry of this id, it first yields those that are stored
+        already, in the order of their time; then in the order they come. `equal` names fields and
+        the values they must have: `tail(level="error")`. Lost connections and elections are waited
+        out, and nothing is missed or repeated. What has begun it ends with
+        `contextlib.aclosing(...)`, a cancellation, or the iterator itself.
+
+        Raises: NotFoundError if there is no entry `after`. InvalidCursorError if MongoDB's oplog no
+        longer reaches back to where it must go on, for it was away or not asked for too long.
+        NotOpenError once the database is closed.
+        Source: MongoDB, a change stream, and for those before an index; the ids of these are kept
+        in memory.
+        """
+        operation = self._operation("tail")
+        values = known_values(self.model, equal, operation)
+        company = self._company(operation)
+        if company is not None and self.tenant is not None:
+            values[self.tenant] = company
+        match = {f"fullDocument.{stored_name(name)}": {"$eq": value} for name, value in values.items()}
+        match["operationType"] = {"$eq": "insert"}
+        # Opened before the others are read: what comes meanwhile is in it.
+        async with self._resources.mongo.watch(self.collection, match=match, operation=operation) as changes:
+            given: set[UUID] = set()
+            if since is not None or after is not None:
+                earlier = await self._from(since, after)
+                async for entry in self.stream(earlier, order_by=(self._moment, "id"), **equal):
+                    given.add(entry.id)
+                    yield entry
+            async for change in changes:
+                if change.document is not None and change.id not in given:
+                    yield self._read(change.document)
+
+    async def _from(self, since: datetime | None, after: UUID | None) -> dict[str, Any]:
+        """Return the query of those that come after a moment, or after an entry."""
+        if after is None:
+            return {self._moment: {"$gte": since}}
+        at = getattr(await self.fetch(after), self._moment)
+        return {"$or": [{self._moment: {"$gt": at}}, {self._moment: at, "_id": {"$gt": after}}]}
+
+    @property
+    def _moment(self) -> str:
+        return self.order_by.removeprefix("-")
+
     @property
     def emitted(self) -> Emitted:
         """What became of the entries that this process emitted."""
         return self._emitter.counts
 
-    def _encoded(self, model: ModelT, operation: str) -> Encoded:
+    def _encoded(self, model: BaseModel, operation: str) -> Encoded:
         document = self._redact(self._snapshot(model, operation).document)
         return encoded(document, operation=operation)
 
-    def _snapshot(self, entry: ModelT, operation: str) -> Snapshot:
+    def _snapshot(self, entry: BaseModel, operation: str) -> Snapshot:
         checked_class(self.model, entry, operation)
         return snapshot(entry, operation)
 

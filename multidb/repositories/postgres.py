@@ -1,15 +1,16 @@
 """`PostgresRepository`: the calls every table has."""
 
 from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, NoReturn, cast
+from typing import Any, ClassVar, Generic, NoReturn
 from uuid import UUID
 
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
-from multidb.errors import ConflictError, DataError
+from multidb.errors import DataError
 from multidb.models.entity import Row
-from multidb.repositories.bulk import Bulk, Progress, Upsert, refused
+from multidb.repositories.bulk import Bulk, Upsert, refused
+from multidb.repositories.chunks import Progress
 from multidb.repositories.criteria import some
 from multidb.repositories.declaration import (
     KEPT,
@@ -21,11 +22,13 @@ from multidb.repositories.declaration import (
 from multidb.repositories.postgres_reader import PostgresReader
 from multidb.repositories.repository import (
     Resources,
+    changed_values,
+    check_fence,
     checked_class,
     checked_id,
     misdeclared,
     model_arguments,
-    validated,
+    overtaken,
 )
 from multidb.repositories.shared_adds import SharedAdds
 from multidb.stores.postgres.ambient import Transaction
@@ -216,7 +219,7 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         """
         operation = self._operation("update_many")
         company = self._company(operation)
-        where = self._where(some(filters, equal, operation), equal, operation)
+        where = self._where(some(filters, equal, "sqlalchemy.true()", operation), equal, operation)
         by_name = changes if isinstance(changes, Mapping) else {}
         as_model = None if isinstance(changes, Mapping) else changes
         values = self._changed(as_model, by_name, operation, company)
@@ -256,7 +259,7 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         """
         operation = self._operation("delete_many")
         company = self._company(operation)
-        where = self._where(some(filters, equal, operation), equal, operation)
+        where = self._where(some(filters, equal, "sqlalchemy.true()", operation), equal, operation)
         statement = self._crud(company).delete_many(where, ids=self.cache is not None)
         return await self._write_many("delete_many", statement, where.values, company)
 
@@ -347,19 +350,13 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
     def _changed(
         self, changes: ChangesT | None, fields: Mapping[str, Any], operation: str, company: UUID | None
     ) -> dict[str, Any]:
-        if changes is not None and fields:
-            raise DataError("give the changes as one object or by name, not both", operation=operation)
-        if changes is None:
-            changes = cast(ChangesT, validated(self.changes_model, fields, operation))
-        else:
-            checked_class(self.changes_model, changes, operation)
-        return self._columns_of(changes.model_dump(exclude_unset=True), operation, company)
+        values = changed_values(self.changes_model, changes, fields, operation)
+        return self._columns_of(values, operation, company)
 
     def _check_fence(self, fence: int, operation: str) -> None:
         if "fence" not in self.table.c:
             raise DataError(f"`fence`: table `{self.table.name}` has no such column", operation=operation)
-        if type(fence) is not int or fence < 0:
-            raise DataError("`fence` must be the whole number that a lock gave", operation=operation)
+        check_fence(fence, operation)
 
     async def _explain_miss(
         self, id: UUID, version: int | None, fence: int | None, name: str, company: UUID | None
@@ -367,18 +364,14 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         row = await self._shared.load(id, company)
         if row is None:
             raise self._not_found(id, name)
-        if version not in (None, row.version):
-            message = f"{self.model.__name__} {id} has version {row.version}, not {version}: read it again"
-        elif fence is not None:
-            message = f"{self.model.__name__} {id}: the holder of a later lock has written"
-        else:
-            message = f"{self.model.__name__} {id} was restored or written at this moment"
-        raise ConflictError(
-            message,
+        raise overtaken(
+            self.model,
+            id,
             version=row.version,
+            wanted=version,
+            fence=fence,
             store="postgres",
             operation=self._operation(name),
-            retryable=fence is None and version in (None, row.version),
         )
 
 

@@ -9,11 +9,12 @@ from typing_extensions import TypeVar
 
 from multidb.cache.codec import Codec
 from multidb.cache.policy import CachePolicy
-from multidb.errors import DataError, NotFoundError, StoreName
+from multidb.errors import NotFoundError, StoreName
 from multidb.models.entity import Entity
 from multidb.models.page import Page
-from multidb.repositories.criteria import OrderBy, fields_class, order_names, where_of
+from multidb.repositories.criteria import OrderBy, fields_class, order_names
 from multidb.repositories.declaration import check_cache, check_fields, check_table
+from multidb.repositories.paging import Asked, Place, page_of
 from multidb.repositories.relations import Relation, include
 from multidb.repositories.repository import (
     Repository,
@@ -26,6 +27,7 @@ from multidb.repositories.repository import (
 )
 from multidb.repositories.rows import row_reader
 from multidb.repositories.shared_reads import SharedReads
+from multidb.repositories.table_criteria import where_of
 from multidb.stores.postgres.crud import Crud
 from multidb.stores.postgres.engine import Record
 from multidb.stores.postgres.filtering import Filter, Where
@@ -191,8 +193,7 @@ class PostgresReader(Repository, Generic[ModelT]):
         Source: PostgreSQL; the cost grows with `limit`, not with the depth of the page.
         """
         operation = self._operation("find")
-        if after is not None and before is not None:
-            raise DataError("give `after` or `before`, not both", operation=operation)
+        asked = Asked(after, before, operation)
         size = page_size(limit, operation)
         company = self._company(operation)
         where = self._where(filters, equal, operation)
@@ -200,27 +201,17 @@ class PostgresReader(Repository, Generic[ModelT]):
         first = self._crud(company).find(where, keyset, None, backwards=False)
         # What a cursor is good for: this query, with these values, for this company.
         query = repr((self.table.name, first.sql, first.arguments(where.values), company)).encode()
-        cursor, backwards = (before, True) if before is not None else (after, False)
-        position = None if cursor is None else self._resources.cursors.decode(cursor, query=query)
-        rows, more = await self._rows(where, keyset, size, position, company, "find", backwards=backwards)
-        items = await self._including(list(map(self._read, rows)), include, operation)
-
-        # Where it came from there is more: the row that the cursor tells.
-        origin = position is not None and not keyset.includes(position, backwards=backwards)
-
-        def cursor_at(position: Sequence[Any], there: bool) -> str | None:
-            return self._resources.cursors.encode(position, query=query) if there else None
-
-        if rows:
-            following = cursor_at(keyset.position(rows[-1]), origin if backwards else more)
-            previous = cursor_at(keyset.position(rows[0]), more if backwards else origin)
-        else:
-            back = cursor_at(keyset.beside(position or (), before=backwards), origin)
-            following, previous = (back, None) if backwards else (None, back)
-        return Page(
-            tuple(items),
-            next=following,
-            previous=previous,
+        place = asked.place(self._resources.cursors, query)
+        rows, more = await self._rows(where, keyset, size, place, company, "find", backwards=asked.backwards)
+        return page_of(
+            await self._including(list(map(self._read, rows)), include, operation),
+            rows,
+            keyset.position,
+            asked=asked,
+            place=place,
+            more=more,
+            cursors=self._resources.cursors,
+            query=query,
             total=await self._count(where, company) if total else None,
         )
 
@@ -243,14 +234,14 @@ class PostgresReader(Repository, Generic[ModelT]):
         return self._stream(where, self._keyset(order_by, operation), company)
 
     async def _stream(self, where: Where, keyset: Keyset, company: UUID | None) -> AsyncIterator[ModelT]:
-        after: list[Any] | None = None
+        place: Place | None = None
         while True:
-            rows, more = await self._rows(where, keyset, _STREAMED, after, company, "stream")
+            rows, more = await self._rows(where, keyset, _STREAMED, place, company, "stream")
             for row in rows:
                 yield self._read(row)
             if not more:
                 return
-            after = keyset.position(rows[-1])
+            place = Place(keyset.position(rows[-1]))
 
     async def find_one(self, *filters: Filter, include: Sequence[str] = (), **equal: Any) -> ModelT | None:
         """Return the one row that matches, or None; of several, the first by id."""
@@ -319,20 +310,21 @@ class PostgresReader(Repository, Generic[ModelT]):
         where: Where,
         keyset: Keyset,
         size: int,
-        position: Sequence[Any] | None,
+        place: Place | None,
         company: UUID | None,
         name: str,
         *,
         backwards: bool = False,
     ) -> tuple[list[Record], bool]:
-        """Return up to `size` rows beyond a position, in order, and whether there are more."""
+        """Return up to `size` rows from a place on, in order, and whether there are more."""
         values: dict[str, Any] = {**where.values, "_limit": size + 1}
         nulls: list[bool] | None = None
-        if position is not None:
-            here = keyset.read(position)
+        inclusive = False
+        if place is not None:
+            here = keyset.read(place.position)
             nulls = [value is None for value in here.values()]
             values |= here
-        inclusive = position is not None and keyset.includes(position, backwards=backwards)
+            inclusive = place.inclusive
         statement = self._crud(company).find(where, keyset, nulls, backwards=backwards, inclusive=inclusive)
         rows = await self._run(name, statement, values, company)
         more = len(rows) > size

@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from multidb.cache.aside import CacheAside
-from multidb.errors import ConfigurationError, DataError, StoreName
+from multidb.errors import ConfigurationError, ConflictError, DataError, StoreName
 from multidb.repositories.redaction import Redact, Redactor
 from multidb.settings import Settings
 from multidb.stores.cursor import CursorCodec
@@ -25,6 +25,8 @@ __all__ = [
     "MAX_PAGE",
     "Repository",
     "Resources",
+    "changed_values",
+    "check_fence",
     "checked_class",
     "checked_id",
     "known_fields",
@@ -32,6 +34,7 @@ __all__ = [
     "known_values",
     "misdeclared",
     "model_arguments",
+    "overtaken",
     "page_size",
     "plain_type",
     "validated",
@@ -221,6 +224,54 @@ def checked_id(id: Any, operation: str) -> None:
     """
     if not isinstance(id, UUID):
         raise DataError(f"`id` must be a UUID, not {type(id).__name__}", operation=operation)
+
+
+def overtaken(
+    model: type[BaseModel],
+    id: UUID,
+    *,
+    version: int,
+    wanted: int | None,
+    fence: int | None,
+    store: StoreName,
+    operation: str,
+) -> ConflictError:
+    """Return the error of a change that met another version than was wanted, or a later fence."""
+    if wanted not in (None, version):
+        message = f"{model.__name__} {id} has version {version}, not {wanted}: read it again"
+    elif fence is not None:
+        message = f"{model.__name__} {id}: the holder of a later lock has written"
+    else:
+        message = f"{model.__name__} {id} was restored or written at this moment"
+    return ConflictError(
+        message,
+        version=version,
+        store=store,
+        operation=operation,
+        retryable=fence is None and wanted in (None, version),
+    )
+
+
+def changed_values(
+    model: type[BaseModel], changes: BaseModel | None, fields: Mapping[str, Any], operation: str
+) -> dict[str, Any]:
+    """Return what was given to change, by field: as one object of `model`, or by name.
+
+    Raises: DataError if it was given both ways, is of another class, or does not fit.
+    """
+    if changes is not None and fields:
+        raise DataError("give the changes as one object or by name, not both", operation=operation)
+    if changes is None:
+        changes = validated(model, fields, operation)
+    else:
+        checked_class(model, changes, operation)
+    return changes.model_dump(exclude_unset=True)
+
+
+def check_fence(fence: int | None, operation: str) -> None:
+    """Raise: DataError if `fence` is no number that a lock gives."""
+    if fence is not None and (type(fence) is not int or fence < 0):
+        raise DataError("`fence` must be the whole number that a lock gave", operation=operation)
 
 
 def checked_class(model: type[BaseModel], value: object, operation: str) -> None:

@@ -12,7 +12,6 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from multidb.errors import DataError
-from multidb.models.entity import Entity
 from multidb.models.fields import PERSONAL, Masked
 from multidb.repositories.redaction import REDACTED
 from multidb.repositories.repository import plain_type
@@ -35,14 +34,14 @@ class Snapshot(NamedTuple):
     size: int
 
 
-def snapshot(entry: Entity, operation: str) -> Snapshot:
+def snapshot(entry: BaseModel, operation: str) -> Snapshot:
     """Return an entry as the document to store; what its model or another in it marks is left out.
 
     What MongoDB has no type for is left to whoever encodes it. Raises: DataError for a field that is
     nested too deep, or within itself.
     """
     walk = _Walk()
-    document: dict[str, Any] = {"_id": entry.id}
+    document: dict[str, Any] = {"_id": vars(entry)["id"]}
     size = 0
     masked = masked_fields(type(entry), own=True)
     name = ""
@@ -152,7 +151,7 @@ def masked_fields(model: type[BaseModel], *, own: bool = False) -> Mapping[str, 
     }
 
 
-def misfit(model: type[Entity]) -> str | None:
+def misfit(model: type[BaseModel]) -> str | None:
     """Return why entries of this model cannot be stored as they are, or None."""
     decorators = model.__pydantic_decorators__
     if decorators.field_serializers or decorators.model_serializers:

@@ -8,7 +8,7 @@ which the queries read.
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from multidb.errors import DataError
@@ -18,6 +18,7 @@ from multidb.models.usage_analytics import (
     Granularity,
     Usage,
     UsageAnalytics,
+    UsageAnalyticsFields,
     UsageShare,
     UsageWindow,
 )
@@ -43,8 +44,10 @@ _HOUR = 3600
 class UsageAnalyticsRepository(MongoReader[UsageAnalytics]):
     """The calls on usage. Windows are those of UTC; inside `db.tenant(...)` they are about that company."""
 
+    c: ClassVar[UsageAnalyticsFields]
     collection = "usage_analytics"
     order_by = "-start"
+    tenant = "company_id"
 
     def __init__(self, resources: Resources) -> None:
         super().__init__(resources)
@@ -76,7 +79,7 @@ class UsageAnalyticsRepository(MongoReader[UsageAnalytics]):
         or a value that does not fit, or a moment too long ago or ahead.
         """
         operation = self._operation("record")
-        company = self._company(company_id, operation)
+        company = self._whose(company_id, operation)
         if type(amount) is not int or not -MOST <= amount <= MOST:
             raise DataError(
                 f"`amount` must be a whole number, from -{MOST:,} to {MOST:,}; choose the unit for that",
@@ -144,10 +147,13 @@ class UsageAnalyticsRepository(MongoReader[UsageAnalytics]):
         and while others roll up: what comes between is taken by the next. If it fails, the next
         begins anew. Run it every few minutes, in whichever process: queries know what it has added
         up. Takes a few milliseconds a window, and as long as the server needs to add up what is in it.
+
+        Raises: TransactionError inside `db.mongo_transaction()`.
         """
         operation, mongo = self._operation("rollup"), self._resources.mongo
+        mongo.transactions.refuse(operation)
         mark = uuid7()
-        if not await mongo.update_many(
+        if not await mongo.change_many(
             self.collection, {"pending": {"$exists": True}}, {"$set": {"pending": mark}}, operation=operation
         ):
             return 0
@@ -164,7 +170,7 @@ class UsageAnalyticsRepository(MongoReader[UsageAnalytics]):
                 await mongo.aggregate(self.collection, pipeline, operation=operation)
             count += len(spans)
         # What was stored meanwhile has another mark, and stays for the next.
-        await mongo.update_many(
+        await mongo.change_many(
             self.collection, {"pending": mark}, {"$unset": {"pending": ""}}, operation=operation
         )
         return count
@@ -192,7 +198,7 @@ class UsageAnalyticsRepository(MongoReader[UsageAnalytics]):
         the span.
         """
         operation = self._operation("range")
-        query = self._query(metric, first, last, by, company_id, user_id, dimensions, operation)
+        query = self._asked(metric, first, last, by, company_id, user_id, dimensions, operation)
         found = await self._summed(query, "$start", operation)
         each = {document.pop("_id"): document for document in found}
         return [
@@ -216,7 +222,7 @@ class UsageAnalyticsRepository(MongoReader[UsageAnalytics]):
         A user who was counted in several is one user. Source: MongoDB, as of the last `rollup`.
         """
         operation = self._operation("total")
-        query = self._query(metric, first, last, by, company_id, user_id, dimensions, operation)
+        query = self._asked(metric, first, last, by, company_id, user_id, dimensions, operation)
         (found,) = await self._summed(query, None, operation) or [{"_id": None}]
         return Usage.model_validate({name: value for name, value in found.items() if name != "_id"})
 
@@ -240,7 +246,7 @@ class UsageAnalyticsRepository(MongoReader[UsageAnalytics]):
         """
         operation = self._operation("top")
         size = page_size(limit, operation)
-        query = self._query(metric, first, last, by, company_id, user_id, dimensions, operation)
+        query = self._asked(metric, first, last, by, company_id, user_id, dimensions, operation)
         if of not in {"company_id", "user_id"}:
             validated(Series, {"metric": metric, "dimensions": {of: "value"}}, operation)
             of = f"dimensions.{of}"
@@ -249,7 +255,7 @@ class UsageAnalyticsRepository(MongoReader[UsageAnalytics]):
         found = await self._summed(query, f"${of}", operation, order, {"$limit": size})
         return [UsageShare.model_validate({"value": each.pop("_id"), **each}) for each in found]
 
-    def _query(
+    def _asked(
         self,
         metric: str,
         first: datetime,
@@ -264,7 +270,7 @@ class UsageAnalyticsRepository(MongoReader[UsageAnalytics]):
         if by not in GRANULARITIES:
             raise DataError(f"`by` must be one of {', '.join(GRANULARITIES)}", operation=operation)
         values = {"metric": metric, "user_id": user_id, "dimensions": dimensions}
-        values["company_id"] = self._company(company_id, operation)
+        values["company_id"] = self._whose(company_id, operation)
         series = validated(Series, values, operation)
         start, stop = span(first, last, by, operation)
         query: dict[str, Any] = series.model_dump(exclude_none=True, exclude={"dimensions"})
@@ -278,7 +284,7 @@ class UsageAnalyticsRepository(MongoReader[UsageAnalytics]):
             self.collection, [*summed(query, of), *then], operation=operation
         )
 
-    def _company(self, company_id: UUID | None, operation: str) -> UUID | None:
+    def _whose(self, company_id: UUID | None, operation: str) -> UUID | None:
         """Return whose usage a call is about; None for everybody's."""
         tenant = self._resources.tenant(operation)
         if tenant is not None and company_id not in {None, tenant}:

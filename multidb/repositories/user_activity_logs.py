@@ -3,10 +3,16 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import accumulate
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from multidb.errors import DataError
-from multidb.models.user_activity_logs import ActiveUsers, Cohort, FunnelStep, UserActivityLog
+from multidb.models.user_activity_logs import (
+    ActiveUsers,
+    Cohort,
+    FunnelStep,
+    UserActivityLog,
+    UserActivityLogFields,
+)
 from multidb.repositories.activity_pipelines import active, cohorts, distinct, funnel
 from multidb.repositories.logs import LogRepository
 from multidb.repositories.repository import known_values
@@ -29,6 +35,7 @@ class UserActivityLogRepository(LogRepository[UserActivityLog]):
     those that `Settings.retention` has deleted do not count. The cost grows with the logs in the span.
     """
 
+    c: ClassVar[UserActivityLogFields]
     collection = "user_activity_logs"
     order_by = "-timestamp"
 

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from multidb import (
+    AppendOnlyRepository,
     Model,
     MultiDB,
     NewCalendarEvent,
@@ -24,6 +25,8 @@ from multidb import (
     SystemLog,
 )
 from multidb.registry import BUILT_IN
+from multidb.repositories.repository import Repository
+from tests.collections import Event, Events, NewPaper, Papers
 
 #: What things hang on, made before the first of them.
 COMPANY = NewCompany(id=UUID(int=1), name="Parent", slug="parent")
@@ -52,14 +55,17 @@ class Subject:
     field_is_text: bool = True
     #: What must be there first, by attribute on `MultiDB`.
     parents: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    #: The class of its repository, where that is not a built-in one.
+    own: type[Repository] | None = None
 
     @property
     def changes(self) -> type[Model]:
         """The model of its changes."""
-        return next(each for each in BUILT_IN if each.entity() == self.name).changes_model  # type: ignore[attr-defined, no-any-return]
+        repository = self.own or next(each for each in BUILT_IN if each.entity() == self.name)
+        return repository.changes_model  # type: ignore[attr-defined, no-any-return]
 
     def repository(self, db: MultiDB) -> Any:
-        return getattr(db, self.name)
+        return getattr(db, self.name) if self.own is None else db[self.own]
 
     async def prepare(self, db: MultiDB) -> None:
         """Store what the things hang on."""
@@ -69,7 +75,8 @@ class Subject:
     async def store(self, db: MultiDB, n: int) -> Any:
         """Store the n-th thing and return it as stored."""
         repository = self.repository(db)
-        if isinstance(new := self.new(n), SystemLog):
+        new = self.new(n)
+        if isinstance(repository, AppendOnlyRepository):
             await repository.append(new)
             return new
         return await repository.add(new)
@@ -80,7 +87,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class RowSubject(Subject):
-    """A repository that can also change and delete."""
+    """A repository of rows, or of documents, that can also change and delete."""
 
     #: The n-th way to change a thing.
     change: Callable[[int], dict[str, Any]] = lambda n: {"name": f"New name {n}"}
@@ -95,6 +102,8 @@ class RowSubject(Subject):
     taken: Callable[[int], Any] | None = None
     #: Whether deleting only marks the row, and it can be restored.
     marks_deleted: bool = True
+    #: Whether it is of PostgreSQL: many change together or not at all, and deleted rows are asked for.
+    is_table: bool = True
 
 
 def titled(n: int) -> dict[str, Any]:
@@ -264,6 +273,27 @@ SYSTEM_LOGS = Subject(
     value=lambda n: f"service-{n % 3}",
 )
 
+EVENTS = Subject(
+    "events", new=lambda n: Event(at=NOON, name=f"Name {n % 3}", data={"n": n}), field="name", own=Events
+)
+
+PAPERS = RowSubject(
+    "papers",
+    new=lambda n: NewPaper(
+        slug=f"paper-{n}", title=f"Name {n % 3}", number=n, data={"n": [n, None]}, score=None
+    ),
+    field="title",
+    own=Papers,
+    change=lambda n: {"title": f"New title {n}", "number": None, "data": {"changed": n}},
+    wrong=("title", ""),
+    text="title",
+    unique=("slug",),
+    constraint="papers_slug",
+    taken=lambda n: NewPaper(slug=f"paper-{n}"),
+    marks_deleted=False,
+    is_table=False,
+)
+
 ROWS = (
     USERS,
     COMPANIES,
@@ -278,6 +308,8 @@ ROWS = (
     KANBAN_COLUMNS,
     KANBAN_CARDS,
 )
-ALL = (*ROWS, SYSTEM_LOGS)
+DOCUMENTS_THAT_CHANGE = (PAPERS,)
+CHANGEABLE = (*ROWS, *DOCUMENTS_THAT_CHANGE)
+ALL = (*CHANGEABLE, SYSTEM_LOGS, EVENTS)
 
 Store = Callable[[MultiDB, int], Awaitable[Any]]

@@ -170,7 +170,7 @@ async def test_what_is_no_document_is_refused(db: MultiDB):
 
 
 async def test_what_has_no_order_is_refused(db: MultiDB):
-    with pytest.raises(DataError, match="`-context` has no order"):
+    with pytest.raises(DataError, match="`context` has no order"):
         await db.system_logs.find(order_by="-context")
 
 

@@ -11,59 +11,65 @@ from multidb.settings import Settings
 
 __all__ = ["Network", "lossy"]
 
-#: How a message that inserts begins its command.
-_INSERT = b"\x02insert\x00"
-
 
 class Network:
-    """Passes on what either side sends; of the next `losses` inserts it keeps the answer and hangs up."""
+    """Passes on what either side sends; of the next `losses` commands it keeps the answer and hangs up."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, command: bytes) -> None:
         self._server = (host, port)
+        self._command = command
         self.losses = 0
-        #: How many inserts went through.
-        self.inserts = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        #: How many of these commands went through.
+        self.sent = 0
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection of the client's."""
         there_reader, there_writer = await asyncio.open_connection(*self._server)
         lost = asyncio.Event()
-
-        async def to_server() -> None:
-            while data := await reader.read(1 << 20):
-                if _INSERT in data:
-                    self.inserts += 1
-                    if self.losses:
-                        self.losses -= 1
-                        lost.set()
-                there_writer.write(data)
-                await there_writer.drain()
-
-        async def to_client() -> None:
-            while data := await there_reader.read(1 << 20):
-                if lost.is_set():
-                    return
-                writer.write(data)
-                await writer.drain()
-
-        ways = [asyncio.create_task(to_server()), asyncio.create_task(to_client())]
-        try:
+        ways = [
+            asyncio.create_task(self._to_server(reader, there_writer, lost)),
+            asyncio.create_task(self._to_client(there_reader, writer, lost)),
+        ]
+        # Its cancellation is the end of the test, and nobody's to hear of.
+        with suppress(asyncio.CancelledError):
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            for each in (writer, there_writer):
-                each.close()
-                with suppress(OSError):
-                    await each.wait_closed()
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
+        for each in (writer, there_writer):
+            each.close()
+
+    async def _to_server(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lost: asyncio.Event
+    ) -> None:
+        while data := await reader.read(1 << 20):
+            if self._command in data:
+                self.sent += 1
+                if self.losses:
+                    self.losses -= 1
+                    lost.set()
+            writer.write(data)
+            await writer.drain()
+
+    async def _to_client(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lost: asyncio.Event
+    ) -> None:
+        while (data := await reader.read(1 << 20)) and not lost.is_set():
+            writer.write(data)
+            await writer.drain()
 
 
 @asynccontextmanager
-async def lossy(settings: Settings, **options: str) -> AsyncIterator[tuple[Settings, Network]]:
-    """Yield settings that lead to MongoDB through a network of one's own, and the network."""
+async def lossy(
+    settings: Settings, *, command: str = "insert", **options: str
+) -> AsyncIterator[tuple[Settings, Network]]:
+    """Yield settings that lead to MongoDB through a network of one's own, and the network.
+
+    What it loses are answers to `command`.
+    """
     parts = urlsplit(settings.mongo_url.get_secret_value())
-    network = Network(parts.hostname or "", parts.port or 27017)
+    # Every command begins with its name, an int or a text.
+    network = Network(parts.hostname or "", parts.port or 27017, command.encode() + b"\0")
     server = await asyncio.start_server(network.connected, "127.0.0.1")
     port = server.sockets[0].getsockname()[1]
     query = [each for each in parts.query.split("&") if each]

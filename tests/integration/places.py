@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions
 from pydantic import SecretStr
 from pymongo import MongoClient
@@ -76,7 +77,9 @@ def place(servers: Settings, folder: Path) -> Iterator[Place]:
     name = f"multidb_test_{secrets.token_hex(8)}"
     own = SecretStr(urlunsplit(urlsplit(url)._replace(path=f"/{name}")))
     with MongoClient[dict[str, Any]](url, uuidRepresentation="standard") as client:
-        database = client.get_database(name, CodecOptions(tz_aware=True))
+        database = client.get_database(
+            name, CodecOptions(tz_aware=True, uuid_representation=UuidRepresentation.STANDARD)
+        )
         yield Place(
             servers.model_copy(update={"mongo_url": own, "schema_paths": (folder,)}), folder, database
         )

@@ -19,15 +19,15 @@ Scans: TypeAlias = Callable[[], Awaitable[list[dict[str, Any]]]]
 def scanned(db: MultiDB) -> Iterator[Scans]:
     """Yield what tells which of those sent inside the block read a collection from end to end."""
     sent: list[dict[str, Any]] = []
-    aggregate, update_many = db.mongo.aggregate, db.mongo.update_many
+    aggregate, change_many = db.mongo.aggregate, db.mongo.change_many
 
     async def heard(collection: str, pipeline: Sequence[Mapping[str, Any]], **options: Any) -> Any:
         sent.append({"aggregate": collection, "pipeline": list(pipeline), "cursor": {}})
         return await aggregate(collection, pipeline, **options)
 
-    async def heard_update(collection: str, query: Any, update: Any, **options: Any) -> int:
-        sent.append({"update": collection, "updates": [{"q": query, "u": update, "multi": True}]})
-        return await update_many(collection, query, update, **options)
+    async def heard_update(collection: str, query: Any, change: Any, **options: Any) -> int:
+        sent.append({"update": collection, "updates": [{"q": query, "u": change, "multi": True}]})
+        return await change_many(collection, query, change, **options)
 
     async def scans() -> list[dict[str, Any]]:
         assert sent
@@ -41,8 +41,8 @@ def scanned(db: MultiDB) -> Iterator[Scans]:
         return found
 
     db.mongo.aggregate = heard  # type: ignore[method-assign]
-    db.mongo.update_many = heard_update  # type: ignore[method-assign]
+    db.mongo.change_many = heard_update  # type: ignore[method-assign]
     try:
         yield scans
     finally:
-        del db.mongo.aggregate, db.mongo.update_many
+        del db.mongo.aggregate, db.mongo.change_many

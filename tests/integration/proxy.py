@@ -54,6 +54,8 @@ class Proxy:
             for each in pending:
                 each.cancel()
             await asyncio.gather(*done, *pending, return_exceptions=True)
+        except asyncio.CancelledError:
+            pass  # asyncio would report it, for a server's own tasks are not to be cancelled
         finally:
             back.close()
             writer.close()

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection, Connection
 
 from multidb.settings import Settings
 from multidb.stores.redis.client import RedisStore
@@ -29,8 +30,9 @@ def key(store: RedisStore, name: object) -> str:
 
 
 def node_of(store: RedisStore) -> Node:
-    """The node that has the key `a`."""
-    return store.opened.node(key(store, "a"))
+    """The one server."""
+    [node] = store.opened.nodes
+    return node
 
 
 def in_use(store: RedisStore) -> int | None:
@@ -48,8 +50,10 @@ async def until_in_use(store: RedisStore, count: int) -> None:
             await asyncio.sleep(0)
 
 
-async def kill(store: RedisStore, connection: AbstractConnection) -> None:
+async def kill(connection: AbstractConnection) -> None:
     """Make the server end a connection."""
+    assert isinstance(connection, Connection)
     assert connection._writer is not None
     host, port = connection._writer.get_extra_info("sockname")
-    await store.client.client_kill_filter(addr=f"{host}:{port}")
+    async with Redis(host=connection.host, port=connection.port, password=connection.password) as client:
+        await client.client_kill_filter(addr=f"{host}:{port}")

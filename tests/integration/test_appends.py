@@ -204,7 +204,7 @@ async def test_an_answer_lost_time_and_again_is_unavailable(multidb_settings: Se
         with pytest.raises(UnavailableError) as caught:
             await db.system_logs.append(new)
         assert caught.value.retryable
-        assert network.inserts == 2
+        assert network.sent == 2
         network.losses = 0
         with pytest.raises(AlreadyExistsError):
             await db.system_logs.append(new)

@@ -10,9 +10,9 @@ from uuid import UUID
 import pytest
 
 from multidb import (
+    AppendOnlyRepository,
     ConfigurationError,
     DataError,
-    MongoRepository,
     MultiDB,
     NewUser,
     SystemLog,
@@ -51,6 +51,7 @@ class Pause:
         await self.let_on.wait()
 
 
+@pytest.mark.redis
 async def test_get_fills_and_then_reads_the_cache(db: MultiDB, user: User):
     assert await stored(db, user) is None
     assert await db.users.get(user.id) == user
@@ -60,6 +61,7 @@ async def test_get_fills_and_then_reads_the_cache(db: MultiDB, user: User):
     assert await db.users.get(user.id) == user
 
 
+@pytest.mark.redis
 async def test_entries_expire(db: MultiDB, user: User):
     await db.users.get(user.id)
     ttl = await db.redis.client.pttl(key_of(db, user))
@@ -91,6 +93,7 @@ async def test_absence_is_not_cached(db: MultiDB):
     assert await db.users.get(new.id) == added
 
 
+@pytest.mark.redis
 async def test_a_load_that_began_before_a_write_is_not_kept(db: MultiDB, user: User, monkeypatch):
     """The stale fill: read the old row, lose the processor, and come back after the invalidation."""
     pause = Pause()
@@ -144,6 +147,7 @@ async def test_a_load_before_a_write_does_not_fill_the_lease_of_one_after_it(
     assert (await db.users.fetch(user.id)).name == "New"
 
 
+@pytest.mark.redis
 async def test_who_finds_anothers_lease_loads_and_stores_nothing(db: MultiDB, user: User):
     await db.redis.client.set(key_of(db, user), "Lsomeone-else")
     assert await db.users.get(user.id) == user
@@ -223,6 +227,7 @@ async def test_the_invalidation_outlives_a_cancellation(db: MultiDB, user: User,
     assert (await db.users.fetch(user.id)).name == "New"
 
 
+@pytest.mark.redis
 async def test_a_cancelled_or_failed_load_gives_its_lease_back(db: MultiDB):
     started = asyncio.Event()
 
@@ -271,6 +276,7 @@ async def test_another_spelling_of_an_id_is_refused(db: MultiDB, user: User):
 # --- the decorator
 
 
+@pytest.mark.redis
 async def test_cached_loads_once_and_again_after_an_invalidation(db: MultiDB):
     calls: list[tuple[int, str]] = []
 
@@ -323,7 +329,7 @@ async def test_a_value_that_would_come_back_changed_is_returned_and_not_stored(
 async def test_a_method_of_a_repository_can_be_cached(multidb_settings: Settings):
     loads: list[str] = []
 
-    class NoteRepository(MongoRepository[SystemLog]):
+    class NoteRepository(AppendOnlyRepository[SystemLog]):
         collection = "notes"
 
         @cached("cache:notes:{service}", ttl=TTL)
@@ -344,7 +350,7 @@ async def test_a_method_of_a_repository_can_be_cached(multidb_settings: Settings
 def test_a_methods_key_is_checked_when_it_is_declared():
     with pytest.raises(ConfigurationError, match=r"names `nme`, which is not a parameter of .*it has name"):
 
-        class BrokenRepository(MongoRepository[SystemLog]):
+        class BrokenRepository(AppendOnlyRepository[SystemLog]):
             @cached("cache:notes:{nme}", ttl=TTL)
             async def loudest(self, name: str) -> int:
                 return len(name)
@@ -379,6 +385,7 @@ async def test_without_redis_reads_and_writes_go_on(without_redis: MultiDB, capl
     assert len([each for each in caplog.records if "Redis is away" in each.message]) == 1
 
 
+@pytest.mark.redis
 async def test_an_entry_of_another_kind_costs_no_answer(db: MultiDB, user: User):
     await db.redis.client.rpush(key_of(db, user), "a list")
     assert await db.users.get(user.id) == user

@@ -189,28 +189,6 @@ class TestSchemas:
             assert "PostgreSQL is at revision" in done.stdout
         assert "MongoDB is as its schemas say." in done.stdout
 
-    def test_the_collections_are_planned_checked_and_applied(self, multidb: Command, tmp_path: Path) -> None:
-        own = {"MULTIDB_SCHEMA_PATHS": str(tmp_path)}
-        assert multidb("schemas", "apply", **own).returncode == 0
-        (tmp_path / "shelves.json").write_text('{"collection": "shelves", "version": 1}')
-        missing = "shelves: the collection is missing; it is created with its indexes\n"
-        assert multidb("schemas", "plan", **own).stdout == missing
-        (planned,) = multidb.json("schemas", "plan", **own)[1]
-        assert planned["collection"] == "shelves"
-        assert not planned["blocked"]
-        done = multidb("schemas", "check", **own)
-        assert (done.returncode, done.stdout) == (1, missing)
-        assert multidb("schemas", "apply", **own).stdout == missing.replace("is created", "was created")
-        done = multidb("schemas", "check", **own)
-        assert (done.returncode, done.stdout) == (0, "MongoDB is as its schemas say.\n")
-        (tmp_path / "shelves.json").write_text(
-            '{"collection": "shelves", "version": 2, "options": {"capped": true, "size": 256}}'
-        )
-        done = multidb("schemas", "apply", **own)
-        assert done.returncode == 1
-        assert "`capped` is not set" in done.stderr.replace("\n", " ")
-        assert "version is 1, not 2; it was changed" in done.stdout
-
     def test_migrate_goes_both_ways(self, multidb: Command) -> None:
         migrations.upgrade(multidb.stack.settings())
         down = multidb("migrate", "base", "--down")

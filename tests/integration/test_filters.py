@@ -15,13 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multidb import DataError, MultiDB
-from multidb.models.filters import And, Comparison, Condition, Field, Not, Or
-from multidb.repositories.criteria import where_of
+from multidb.models.filters import Condition, Field
+from multidb.repositories.table_criteria import where_of
 from multidb.repositories.users import UserRepository
 from multidb.settings import Settings
 from multidb.stores.postgres import crud, tables
 from multidb.stores.postgres.filtering import Where
 from multidb.stores.postgres.statements import Statement
+from tests.integration.filters import ORDERINGS, Stored
+from tests.integration.filters import conditions as of_any
+from tests.integration.filters import holds as holds_in_python
 from tests.integration.things import NewThing, Thing, ThingRepository, bounded, open_with_things, things
 
 c = ThingRepository.c
@@ -51,55 +54,20 @@ ELSEWHERE: dict[str, list[Any]] = {
     "tags": [("abcd",), ("abc",)],
     "data": [{"a": 2}],
 }
-PATTERNS = ["", "%", "_", "a%", "%B", "a_", "b\\%", "b\\_", "b\\\\", "\\a%", "%\n%", "É", "é", "___"]
 #: Those that have an order, in PostgreSQL and in Python.
 ORDERED = ["label", "short", "number", "price", "ratio", "flag", "day", "owner"]
-
-ORDERINGS: dict[str, Callable[[Any, Any], bool]] = {
-    "lt": operator.lt,
-    "le": operator.le,
-    "gt": operator.gt,
-    "ge": operator.ge,
-}
 
 
 def values(name: str) -> st.SearchStrategy[Any]:
     return st.sampled_from([None, *VALUES[name], *ELSEWHERE.get(name, [])])
 
 
-@st.composite
-def comparisons(draw: st.DrawFn) -> Condition:
-    name = draw(st.sampled_from(list(VALUES)))
-    field: Field[Any] = c[name]
-    kinds = ["==", "!=", "is_null", "is_not_null"]
-    kinds += [] if name == "tags" else ["in_"]
-    kinds += ["<", "<=", ">", ">=", "between"] if name in ORDERED else []
-    kinds += ["like", "ilike"] if name in {"label", "short"} else []
-    match draw(st.sampled_from(kinds)):
-        case "in_":
-            return field.in_(draw(st.lists(values(name), max_size=4)))
-        case "between":
-            return field.between(draw(values(name)), draw(values(name)))
-        case "like":
-            return field.like(draw(st.sampled_from(PATTERNS)))
-        case "ilike":
-            return field.ilike(draw(st.sampled_from(PATTERNS)))
-        case "is_null":
-            return field.is_null()
-        case "is_not_null":
-            return field.is_not_null()
-        case sign:
-            signs = {"==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
-            compared: Condition = getattr(operator, signs[sign])(field, draw(values(name)))
-            return compared
-
-
-conditions = st.recursive(
-    comparisons(),
-    lambda inner: st.one_of(
-        st.builds(operator.and_, inner, inner), st.builds(operator.or_, inner, inner), st.builds(Not, inner)
-    ),
-    max_leaves=6,
+conditions = of_any(
+    c,
+    {name: [*VALUES[name], *ELSEWHERE.get(name, [])] for name in VALUES},
+    ordered=ORDERED,
+    texts=("label", "short"),
+    lists=("tags",),
 )
 
 #: SQLAlchemy's own, and what they say in Python; null is unknown to them, and found by none.
@@ -118,45 +86,14 @@ RAW: list[tuple[sa.ColumnElement[bool], Callable[[Thing], bool]]] = [
 
 
 def holds(condition: Condition, row: Thing) -> bool:
-    """Tell in Python whether a row fulfils a condition."""
-    match condition:
-        case Comparison(field, "eq", value):
-            return bool(getattr(row, field) == value)
-        case Comparison(field, "in", several):
-            return getattr(row, field) in several
-        case Comparison(field, operator_, value):
-            has = getattr(row, field)
-            if has is None or value is None:
-                return False
-            if operator_ in {"like", "ilike"}:
-                return matches(has, value, whatever_the_case=operator_ == "ilike")
-            return ORDERINGS[operator_](has, value)
-        case And(several):
-            return all(holds(each, row) for each in several)
-        case Or(several):
-            return any(holds(each, row) for each in several)
-        case Not(inner):
-            return not holds(inner, row)
-    raise AssertionError
-
-
-def matches(text: str, pattern: str, *, whatever_the_case: bool) -> bool:
-    parts = re.findall(r"\\.|.", pattern, re.DOTALL)
-    translated = "".join({"%": ".*", "_": "."}.get(part) or re.escape(part[-1]) for part in parts)
     # In the collation C letters beyond ASCII have no case.
-    flags = re.DOTALL | (re.IGNORECASE | re.ASCII if whatever_the_case else 0)
-    return re.fullmatch(translated, text, flags) is not None
+    return holds_in_python(condition, row, folding=re.IGNORECASE | re.ASCII)
 
 
 @pytest.fixture
 async def db(multidb_settings: Settings):
     async with open_with_things(multidb_settings) as opened:
         yield opened
-
-
-class Stored(list[Thing]):
-    def __repr__(self) -> str:
-        return "the rows"
 
 
 @pytest.fixture

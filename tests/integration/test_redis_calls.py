@@ -22,11 +22,12 @@ OP = "tests.call"
 @pytest.fixture
 async def redis(multidb_settings: Settings) -> AsyncIterator[RedisStore]:
     async with opened(multidb_settings) as store:
+        await store.ask(operation=OP)  # a cluster is asked once who has which slots
         yield store
 
 
 @pytest.fixture
-def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def trips(redis: RedisStore, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many commands each round trip had."""
     seen: list[int] = []
     exchange = Node._exchange
@@ -39,6 +40,7 @@ def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+@pytest.mark.redis
 async def test_calls_that_meet_share_round_trips_and_get_their_own_replies(
     redis: RedisStore, trips: list[int]
 ):
@@ -49,7 +51,7 @@ async def test_calls_that_meet_share_round_trips_and_get_their_own_replies(
 
     await asyncio.gather(*(work(n) for n in range(200)))
     assert sum(trips) == 600
-    assert len(trips) < 40
+    assert len(trips) < 40 * len(redis.opened.nodes)
     assert in_use(redis) == 0
 
 
@@ -58,6 +60,7 @@ async def test_a_lone_call_goes_by_itself_at_once(redis: RedisStore, trips: list
     assert trips == [1]
 
 
+@pytest.mark.redis
 async def test_each_caller_gets_its_own_error(redis: RedisStore):
     await redis.execute("RPUSH", key(redis, "list"), "a", operation=OP)
     await redis.execute("SET", key(redis, "text"), "a", operation=OP)
@@ -85,6 +88,7 @@ async def test_what_cannot_be_sent_is_refused_before_anything_is(
     assert trips == []
 
 
+@pytest.mark.redis
 async def test_one_call_of_many_commands_is_one_round_trip(redis: RedisStore, trips: list[int]):
     replies = await redis.send([Command("SET", key(redis, n), n) for n in range(3000)], operation=OP)
     assert replies == [b"OK"] * 3000
@@ -94,11 +98,13 @@ async def test_one_call_of_many_commands_is_one_round_trip(redis: RedisStore, tr
         None,
     ]
     await redis.delete([key(redis, n) for n in range(3000)], operation=OP)
-    assert trips == [3000, 3, 3000]
+    assert sum(trips) == 6003
+    assert len(trips) <= 3 * len(redis.opened.nodes)
     assert await redis.send([], operation=OP) == []
     await redis.delete([], operation=OP)
 
 
+@pytest.mark.redis
 async def test_all_commands_of_a_call_are_run_though_one_fails(redis: RedisStore):
     await redis.execute("RPUSH", key(redis, 1), "a", operation=OP)
     with pytest.raises(DataError):
@@ -106,6 +112,7 @@ async def test_all_commands_of_a_call_are_run_though_one_fails(redis: RedisStore
     assert await redis.get_many([key(redis, 0), key(redis, 2)], operation=OP) == [b"1", b"1"]
 
 
+@pytest.mark.redis
 async def test_cancelled_callers_leave_the_others_their_replies(redis: RedisStore):
     for turns in range(6):
         tasks = [
@@ -126,6 +133,7 @@ async def test_cancelled_callers_leave_the_others_their_replies(redis: RedisStor
     assert await redis.get(key(redis, 1), operation=OP) == b"1"
 
 
+@pytest.mark.redis
 async def test_a_thousand_tasks_on_two_connections(multidb_settings: Settings):
     async with opened(multidb_settings, redis_pool_size=2) as redis:
         calls = (redis.execute("INCR", key(redis, "n"), operation=OP) for _ in range(1000))
@@ -133,6 +141,7 @@ async def test_a_thousand_tasks_on_two_connections(multidb_settings: Settings):
         assert in_use(redis) == 0
 
 
+@pytest.mark.redis
 async def test_only_the_scripts_the_server_does_not_have_are_run_again(redis: RedisStore, trips: list[int]):
     """Also in the midst of a pipeline; and nothing is run twice."""
     leases = [f"L{n}" for n in range(50)]
@@ -154,6 +163,7 @@ async def test_only_the_scripts_the_server_does_not_have_are_run_again(redis: Re
     assert trips == [1]
 
 
+@pytest.mark.redis
 async def test_a_script_that_fails_is_its_callers_error(redis: RedisStore):
     failing = redis.run("session_create", [key(redis, 1), key(redis, 1)], [], operation=OP)
     others = (redis.execute("INCR", key(redis, 2), operation=OP) for _ in range(20))
@@ -218,7 +228,7 @@ async def test_a_connection_the_server_closed_is_not_used(redis: RedisStore):
     await asyncio.gather(*(redis.get(key(redis, n), operation=OP) for n in range(10)))
     idle = node_of(redis)._connections._idle
     for connection in idle:
-        await kill(redis, connection)
+        await kill(connection)
     async with asyncio.timeout(5):
         while not all([await connection.can_read() for connection in idle]):  # noqa: ASYNC110
             await asyncio.sleep(0)

@@ -12,7 +12,7 @@ from multidb.stores.redis.client import RedisStore
 from multidb.stores.redis.listener import Message, Messages
 
 from .proxy import behind_proxy
-from .redis import key, kill, node_of, opened, until_in_use
+from .redis import key, kill, opened, until_in_use
 
 OP = "tests.wait"
 LONG = timedelta(seconds=60)
@@ -31,6 +31,7 @@ async def pop(store: RedisStore, name: object, ready: asyncio.Event | None = Non
         return await connection.execute("BLPOP", key(store, name), 60, wait=LONG)
 
 
+@pytest.mark.redis
 async def test_what_blocks_holds_up_nobody(redis: RedisStore):
     waiting = [asyncio.create_task(pop(redis, n)) for n in range(20)]
     await until_in_use(redis, 20)
@@ -40,6 +41,7 @@ async def test_what_blocks_holds_up_nobody(redis: RedisStore):
     await until_in_use(redis, 0)
 
 
+@pytest.mark.redis
 async def test_a_transaction_has_its_connection_to_itself(redis: RedisStore):
     name = key(redis, 1)
     async with redis.dedicated(name, operation=OP) as connection:
@@ -67,6 +69,7 @@ async def test_who_waits_too_long_for_a_connection_is_told(multidb_settings: Set
         assert await pop(redis, 2) == [key(redis, 2).encode(), b"b"]
 
 
+@pytest.mark.redis
 async def test_a_cancelled_wait_gives_its_connection_back(multidb_settings: Settings):
     async with opened(multidb_settings, redis_pool_size=5) as redis:
         for turns in range(8):
@@ -81,15 +84,16 @@ async def test_a_cancelled_wait_gives_its_connection_back(multidb_settings: Sett
         assert await pop(redis, 1) == [key(redis, 1).encode(), b"a"]
 
 
+@pytest.mark.redis
 async def test_a_lost_connection_is_not_quietly_another(redis: RedisStore):
     async with redis.dedicated(key(redis, 1), operation=OP) as connection:
-        me = await connection.execute("CLIENT", "ID")
-        await redis.client.client_kill_filter(_id=me)
+        await kill(connection._connection)
         for _ in range(2):
             with pytest.raises(UnavailableError):
                 await connection.execute("GET", key(redis, 1))
 
 
+@pytest.mark.redis
 async def test_closing_waits_for_calls_and_ends_what_blocks(multidb_settings: Settings):
     ready = asyncio.Event()
     async with asyncio.timeout(5):
@@ -115,6 +119,7 @@ async def heard(messages: Messages, count: int) -> list[Message | None]:
         return [await anext(messages) for _ in range(count)]
 
 
+@pytest.mark.redis
 async def test_everybody_hears_what_it_listens_to(redis: RedisStore):
     a, b, c = (key(redis, name) for name in "abc")
     async with (
@@ -125,7 +130,7 @@ async def test_everybody_hears_what_it_listens_to(redis: RedisStore):
             await publish(redis, channel, "1")
         assert await heard(first, 2) == [Message(a, b"1"), Message(b, b"1")]
         assert await heard(second, 2) == [Message(b, b"1"), Message(c, b"1")]
-        assert node_of(redis).listener.connections.in_use == 1
+        assert redis.opened.listener.connections.in_use == 1
 
 
 async def test_what_nobody_listens_to_is_not_sent(redis: RedisStore):
@@ -143,11 +148,12 @@ async def test_what_nobody_listens_to_is_not_sent(redis: RedisStore):
             assert await heard(messages, 1) == [Message(b, b"2")]
 
 
+@pytest.mark.redis
 async def test_a_lost_connection_is_told_and_made_anew(redis: RedisStore):
     a, b = key(redis, "a"), key(redis, "b")
     async with redis.listen(a, operation=OP) as messages:
-        [connection] = node_of(redis).listener.connections._lent
-        await kill(redis, connection)
+        [connection] = redis.opened.listener.connections._lent
+        await kill(connection)
         assert await heard(messages, 1) == [None]
         # Whoever comes meanwhile waits until it is there again.
         async with redis.listen(b, operation=OP) as others:
@@ -158,6 +164,7 @@ async def test_a_lost_connection_is_told_and_made_anew(redis: RedisStore):
             assert await heard(others, 1) == [Message(b, b"2")]
 
 
+@pytest.mark.redis
 async def test_listeners_come_and_go_and_are_cancelled(redis: RedisStore):
     channel = key(redis, "a")
 
@@ -178,6 +185,7 @@ async def test_listeners_come_and_go_and_are_cancelled(redis: RedisStore):
         assert await heard(messages, 1) == [Message(channel, b"1")]
 
 
+@pytest.mark.redis
 async def test_who_reads_too_little_is_told(redis: RedisStore, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("multidb.stores.redis.listener._BACKLOG", 10)
     channel = key(redis, "a")

@@ -2,16 +2,19 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from multidb import ConfigurationError
-from multidb.ops import schemas
-from multidb.ops.schemas import files
+from multidb.cli.app import app
+from multidb.ops import embedded, schemas
+from multidb.ops.schemas import files, lock
 from multidb.settings import Settings
 
 from .places import NAMED, Place, place
@@ -79,6 +82,22 @@ class TestWhatIsThere:
         here.database["others"].create_index("a")
         await here.apply(drop_indexes=True)
         assert len(here.database["others"].index_information()) == 2
+
+    async def test_one_that_an_application_makes_meanwhile_is_made_as_the_file_says(
+        self, here: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        here.say(validator=NAMED, indexes=[AGE])
+        confirm = lock.Lease.confirm
+
+        async def slowly(lease: lock.Lease) -> None:
+            await confirm(lease)
+            if not here.database.list_collection_names(filter={"name": "things"}):
+                here.things.insert_one({"name": "Ada"})
+
+        monkeypatch.setattr(lock.Lease, "confirm", slowly)
+        await here.apply()
+        assert await here.check() == []
+        assert here.things.count_documents({}) == 1
 
     async def test_checking_writes_nothing(self, here: Place) -> None:
         here.say()
@@ -494,6 +513,20 @@ class TestFiles:
             assert await here.check() == []
             assert {"things", "system_logs"} <= set(here.database.list_collection_names())
 
+    async def test_embedded_servers_get_them_too(
+        self, multidb_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Running:
+            @staticmethod
+            def settings() -> Settings:
+                return multidb_settings
+
+        monkeypatch.setattr(embedded, "running", lambda *_, **__: nullcontext(Running))
+        (tmp_path / "shelves.json").write_text('{"collection": "shelves", "version": 1}')
+        async with embedded.provisioned(tmp_path, schema_paths=[tmp_path]) as settings:
+            assert "shelves" in [each.collection for each in schemas.load(settings)]
+            assert await schemas.check(settings) == []
+
     @pytest.mark.parametrize(
         ("file", "told"),
         [
@@ -537,3 +570,43 @@ class TestFiles:
         here.say(validator={"$jsonSchema": {"properties": {"a": {"format": "date"}}}})
         with pytest.raises(ConfigurationError, match=r"things: MongoDB does not take .*'format'"):
             await here.apply()
+
+
+class TestTheCommand:
+    @pytest.fixture
+    def command(self, here: Place) -> Callable[..., Any]:
+        environment = {
+            "MULTIDB_MONGO_URL": here.settings.mongo_url.get_secret_value(),
+            "MULTIDB_MONGO_DRIVER": here.settings.mongo_driver,
+            "MULTIDB_SCHEMA_PATHS": str(here.folder),
+        }
+        return lambda *words: CliRunner().invoke(app, ["schemas", *words], env=environment)
+
+    def test_it_plans_checks_and_applies(self, here: Place, command: Callable[..., Any]) -> None:
+        here.say()
+        missing = "things: the collection is missing; it is created with its indexes\n"
+        assert command("plan").stdout == missing
+        (planned,) = json.loads(command("plan", "--json").stdout)
+        assert (planned["collection"], planned["blocked"]) == ("things", False)
+        assert (command("check").exit_code, command("check").stdout) == (1, missing)
+        assert command("apply").stdout == missing.replace("is created", "was created")
+        for word in ("plan", "check", "apply"):
+            done = command(word)
+            assert (done.exit_code, done.stdout) == (0, "MongoDB is as its schemas say.\n")
+        assert json.loads(command("plan", "--json").stdout) == []
+
+    def test_it_fails_for_what_is_left_and_tells_what_was_done(
+        self, here: Place, command: Callable[..., Any]
+    ) -> None:
+        here.say()
+        command("apply")
+        here.things.insert_one({})
+        here.things.create_index("a", name="a")
+        here.say(version=2, validator=NAMED, indexes=[AGE])
+        done = command("apply")
+        assert isinstance(done.exception, ConfigurationError)
+        assert "only with --accept-misfits" in str(done.exception)
+        assert done.stdout == "things: index age is missing; it was built\n"
+        done = command("apply", "--accept-misfits", "--drop-indexes")
+        assert (done.exit_code, len(done.stdout.splitlines())) == (0, 2), done.stdout
+        assert command("check").exit_code == 0

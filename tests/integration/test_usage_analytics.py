@@ -4,7 +4,7 @@ import asyncio
 import gc
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -16,6 +16,7 @@ from multidb import (
     MultiDB,
     MultiDBError,
     NotOpenError,
+    TransactionError,
     UnavailableError,
     Usage,
     UsageShare,
@@ -27,6 +28,7 @@ from multidb.repositories.usage_pipelines import GRANULARITIES
 from multidb.repositories.windows import begin, windows
 from multidb.settings import Settings
 
+from .mongo import lossy
 from .plans_of_mongo import scanned
 
 pytestmark = pytest.mark.mongo
@@ -94,32 +96,6 @@ def expected(
         UsageWindow(start=start, **usage([each for each in records if begin(each.at, by) == start]))
         for start in windows(first, last, by)
     ]
-
-
-@pytest.fixture
-def lost(db: MultiDB, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Makes the answers of the next flushes be lost: they are stored, and nobody is told."""
-    advance = db.mongo.advance
-    losses = 0
-
-    async def lossy(*args: Any, **options: Any) -> Any:
-        nonlocal losses
-        answer = await advance(*args, **options)
-        if losses:
-            losses -= 1
-            raise UnavailableError("the connection broke", store="mongo")
-        return answer
-
-    def lose(count: int) -> None:
-        nonlocal losses
-        losses = count
-
-    monkeypatch.setattr(
-        db.usage_analytics._tallies,
-        "_advance",
-        lambda documents: lossy("usage_analytics", documents, by="count", operation="record"),
-    )
-    return lose
 
 
 # --- adding up
@@ -321,17 +297,27 @@ async def test_records_and_rollups_at_once_lose_nothing(db: MultiDB):
 # --- counting once
 
 
-async def test_a_flush_whose_answer_is_lost_counts_once(db: MultiDB, lost: Callable[[int], None]):
-    for n in range(4):
-        db.usage_analytics.record("calls", at=HOUR, amount=n)
-        lost(2)
-        for _ in range(2):
-            with pytest.raises(UnavailableError):
-                await db.usage_analytics.flush()
-            db.usage_analytics.record("calls", at=HOUR, amount=10)
-    await db.usage_analytics.flush()
-    await db.usage_analytics.rollup()
-    assert await db.usage_analytics.total("calls", HOUR, NOW) == Usage(count=12, sum=86, min=0, max=10)
+@pytest.mark.parametrize(("retries", "losses"), [("true", 2), ("false", 1)])
+async def test_a_flush_whose_answer_is_lost_counts_once(
+    multidb_settings: Settings, retries: str, losses: int
+):
+    """With the driver's own retry, whose answer is lost too, and without."""
+    by_hand = multidb_settings.model_copy(update={"usage_flush_interval": timedelta(hours=1)})
+    async with (
+        lossy(by_hand, command="update", retryWrites=retries) as (settings, network),
+        MultiDB(settings) as db,
+    ):
+        for n in range(4):
+            db.usage_analytics.record("calls", at=HOUR, amount=n)
+            for _ in range(2):
+                network.losses = losses
+                with pytest.raises(UnavailableError):
+                    await db.usage_analytics.flush()
+                assert network.losses == 0
+                db.usage_analytics.record("calls", at=HOUR, amount=10)
+        await db.usage_analytics.flush()
+        await db.usage_analytics.rollup()
+        assert await db.usage_analytics.total("calls", HOUR, NOW) == Usage(count=12, sum=86, min=0, max=10)
 
 
 async def test_a_flush_that_arrives_after_a_newer_changes_nothing(db: MultiDB):
@@ -484,6 +470,25 @@ async def test_the_questions_and_the_rollup_use_indexes(db: MultiDB):
     assert await scans() == []
 
 
+# --- transactions
+
+
+async def test_what_is_counted_in_a_transaction_stays_counted_if_it_is_rolled_back(db: MultiDB):
+    with pytest.raises(ZeroDivisionError):
+        async with db.mongo_transaction():
+            db.usage_analytics.record("calls", at=HOUR)
+            await db.usage_analytics.flush()
+            raise ZeroDivisionError
+    async with db.mongo_transaction():
+        with pytest.raises(TransactionError):
+            await db.usage_analytics.rollup()
+        with pytest.raises(TransactionError):
+            await db.api_request_logs.rollup()
+    await db.usage_analytics.rollup()
+    async with db.mongo_transaction():
+        assert (await db.usage_analytics.total("calls", HOUR, NOW)).count == 1
+
+
 # --- whose
 
 
@@ -501,5 +506,6 @@ async def test_a_tenant_sees_and_adds_its_own_usage(db: MultiDB):
         assert (await db.usage_analytics.total("calls", HOUR, NOW)).count == 1
         top = await db.usage_analytics.top("calls", HOUR, NOW, of="company_id")
         assert [each.value for each in top] == [SHOP]
+        assert {each.company_id for each in (await db.usage_analytics.find()).items} == {SHOP}
         with pytest.raises(DataError, match="company_id"):
             await db.usage_analytics.range("calls", HOUR, NOW, company_id=BANK)

@@ -8,12 +8,12 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from multidb import (
+    AppendOnlyRepository,
     CachePolicy,
     Company,
     Health,
     LogLevel,
     Model,
-    MongoRepository,
     MultiDB,
     NewCompany,
     NewUser,
@@ -54,7 +54,7 @@ class ReceiptRepository(PostgresRepository[Invoice, NewInvoice]):
     table = invoices
 
 
-class LogRepository(MongoRepository[SystemLog]):
+class LogRepository(AppendOnlyRepository[SystemLog]):
     collection = "logs"
     order_by = "-timestamp"
 

@@ -37,6 +37,7 @@ from multidb.errors import (
     ConflictError,
     ConstraintError,
     DataError,
+    InvalidCursorError,
     LockError,
     LockLostError,
     MultiDBError,
@@ -66,6 +67,7 @@ REFUSED_FOR_NOW = (StoreError, True)
 TIMEOUT = (StoreTimeoutError, True)
 TRANSACTION = (TransactionError, False)
 UNAVAILABLE = (UnavailableError, True)
+POSITION_LOST = (InvalidCursorError, False)
 PASSES = None
 
 # --- What each driver's classes become ---------------------------------------------------------
@@ -725,7 +727,8 @@ MONGO_CODES: dict[Expected, set[int]] = {
     DATA: {14, 15, 22, 28, 10334, 17419, 17420},
     CONFIGURATION: {18, 334, 40573},
     REFUSED_FOR_NOW: {43, 237, 11601},
-    REFUSED: {1, 2, 9, 13, 20, 26, 27, 59, 85, 86, 115, 286, 8000, 999999},
+    POSITION_LOST: {260, 280, 286},
+    REFUSED: {1, 2, 9, 13, 20, 26, 27, 59, 85, 86, 115, 8000, 999999},
 }
 
 

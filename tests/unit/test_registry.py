@@ -13,7 +13,6 @@ from multidb import (
     ApiRequestLog,
     CachePolicy,
     ConfigurationError,
-    Entity,
     Model,
     MongoRepository,
     MultiDB,
@@ -24,6 +23,7 @@ from multidb import (
     SystemLog,
     UserActivityLog,
     UserChanges,
+    VersionedDocument,
 )
 from multidb.registry import BUILT_IN, ROUTES, route_all
 from multidb.repositories.repository import Repository
@@ -135,7 +135,7 @@ class InvoiceRepository(PostgresRepository[Invoice, NewInvoice]):
     unique = {"invoices_pkey": ("id",)}
 
 
-class Note(Entity):
+class Note(VersionedDocument):
     text: str
     written: datetime = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -419,18 +419,18 @@ CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     "kanban_cards.place": lambda db: db.kanban_cards.place(ID),
     "kanban_columns.move": lambda db: db.kanban_columns.move(ID),
     "kanban_columns.place": lambda db: db.kanban_columns.place(ID),
-    "system_logs.get": lambda db: db.system_logs.get(ID),
-    "system_logs.find": lambda db: db.system_logs.find(),
+    **{
+        f"{entity}.{name}": lambda db, call=call, entity=entity: call(getattr(db, entity), None)  # type: ignore[misc]
+        for entity in ("system_logs", "user_activity_logs", "api_request_logs", "usage_analytics")
+        for name, call in ON_ROWS.items()
+        if name in {"get", "fetch", "get_many", "find", "find_one", "stream", "count", "exists"}
+    },
     "system_logs.append": lambda db: db.system_logs.append(SystemLog.model_validate(LOG)),
-    "api_request_logs.get": lambda db: db.api_request_logs.get(ID),
-    "api_request_logs.find": lambda db: db.api_request_logs.find(),
     "api_request_logs.append": lambda db: db.api_request_logs.append(ApiRequestLog.model_validate(REQUEST)),
     "api_request_logs.rollup": lambda db: db.api_request_logs.rollup(),
     "api_request_logs.range": lambda db: db.api_request_logs.range(*DAY),
     "api_request_logs.total": lambda db: db.api_request_logs.total(*DAY),
     "api_request_logs.top": lambda db: db.api_request_logs.top(*DAY),
-    "user_activity_logs.get": lambda db: db.user_activity_logs.get(ID),
-    "user_activity_logs.find": lambda db: db.user_activity_logs.find(),
     "user_activity_logs.append": lambda db: db.user_activity_logs.append(
         UserActivityLog(user_id=ID, action="login")
     ),
@@ -440,13 +440,18 @@ CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     "user_activity_logs.funnel": lambda db: db.user_activity_logs.funnel(
         ["login"], first=NOW, last=NOW + timedelta(days=1), within=timedelta(hours=1)
     ),
-    "usage_analytics.get": lambda db: db.usage_analytics.get(ID),
-    "usage_analytics.find": lambda db: db.usage_analytics.find(),
     "usage_analytics.flush": lambda db: db.usage_analytics.flush(),
     "usage_analytics.rollup": lambda db: db.usage_analytics.rollup(),
     "usage_analytics.range": lambda db: db.usage_analytics.range("calls", *DAY),
     "usage_analytics.total": lambda db: db.usage_analytics.total("calls", *DAY),
     "usage_analytics.top": lambda db: db.usage_analytics.top("calls", *DAY, of="endpoint"),
+    "api_request_logs.append_many": lambda db: db.api_request_logs.append_many(
+        [ApiRequestLog.model_validate(REQUEST)]
+    ),
+    "user_activity_logs.append_many": lambda db: db.user_activity_logs.append_many(
+        [UserActivityLog(user_id=ID, action="login")]
+    ),
+    "system_logs.append_many": lambda db: db.system_logs.append_many([SystemLog.model_validate(LOG)]),
     "sessions.create": lambda db: db.sessions.create(ID),
     "sessions.get": lambda db: db.sessions.get(token_of(db)),
     "sessions.rotate": lambda db: db.sessions.rotate(token_of(db)),
@@ -454,6 +459,14 @@ CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     "sessions.revoke": lambda db: db.sessions.revoke(token_of(db)),
     "sessions.revoke_one": lambda db: db.sessions.revoke_one(ID, user_id=ID),
     "sessions.revoke_all": lambda db: db.sessions.revoke_all(ID),
+    "presence.beat": lambda db: db.presence.beat(ID, device="phone"),
+    "presence.leave": lambda db: db.presence.leave(ID, device="phone"),
+    "presence.online": lambda db: db.presence.online([ID]),
+    "presence.count": lambda db: db.presence.count(),
+    "presence.watch": lambda db: anext(db.presence.watch()),
+    "presence.sweep": lambda db: db.presence.sweep(),
+    "locks.document": lambda db: db.locks.document(ID).__aenter__(),
+    "locks.documents": lambda db: db.locks.documents([ID]).__aenter__(),
 }
 
 

@@ -97,53 +97,65 @@ def _in_place(
     collection: str, listed: Mapping[str, Any], there: Mapping[str, Any], changed: set[str]
 ) -> list[Difference] | None:
     """Return what makes it as the file says without building it anew, or None if nothing does."""
-    if changed - _IN_PLACE:
+    expires = "expireAfterSeconds" in listed and len(listed["key"]) == 1
+    if (
+        changed - _IN_PLACE
+        or ("expireAfterSeconds" in changed and not expires)
+        or ("unique" in changed and not listed.get("unique"))
+    ):
         return None
-    name = listed["name"]
     ways: list[Difference] = []
-
-    def modify(word: str, value: object) -> Command:
-        return {"collMod": collection, "index": {"name": name, word: value}}
-
     if "expireAfterSeconds" in changed:
-        seconds = listed.get("expireAfterSeconds")
-        if seconds is None or len(listed["key"]) != 1:
-            return None
-        before = spoken(there["expireAfterSeconds"]) if "expireAfterSeconds" in there else "forever"
-        what = "the retention" if name == RETENTION else f"index {name} keeps documents for"
-        ways.append(
-            Difference(
-                collection,
-                f"{what} {'is ' * (name == RETENTION)}{before}, not {spoken(seconds)}",
-                "is changed",
-                (modify("expireAfterSeconds", seconds),),
-                danger="what is older is deleted"
-                if seconds < there.get("expireAfterSeconds", FOREVER)
-                else "",
-            )
-        )
+        ways.append(_expiring(collection, listed, there))
     if "hidden" in changed:
-        hidden = listed.get("hidden", False)
-        problem = f"index {name} is {'not ' * hidden}hidden"
-        ways.append(Difference(collection, problem, "is changed", (modify("hidden", hidden),)))
+        ways.append(_hidden(collection, listed))
     if "unique" in changed:
-        if not listed.get("unique"):
-            return None
-        ways.append(
-            Difference(
-                collection,
-                f"index {name} is not unique",
-                "is made so",
-                (modify("unique", True),),
-                probe=Duplicates(collection, listed),
-                preparation=(modify("prepareUnique", True),),
-                undoing=(modify("prepareUnique", False),),
-            )
-        )
+        ways.append(_made_unique(collection, listed))
     elif "prepareUnique" in changed:
-        problem = f"index {name} refuses new duplicates"
-        ways.append(Difference(collection, problem, "is changed", (modify("prepareUnique", False),)))
+        ways.append(_no_more_prepared(collection, listed))
     return ways
+
+
+def _modified(collection: str, index: Mapping[str, Any], word: str, value: object) -> Command:
+    return {"collMod": collection, "index": {"name": index["name"], word: value}}
+
+
+def _expiring(collection: str, listed: Mapping[str, Any], there: Mapping[str, Any]) -> Difference:
+    name, seconds = listed["name"], listed["expireAfterSeconds"]
+    before: int = there.get("expireAfterSeconds", FOREVER)
+    what = "the retention is" if name == RETENTION else f"index {name} keeps documents for"
+    return Difference(
+        collection,
+        f"{what} {spoken(before)}, not {spoken(seconds)}",
+        "is changed",
+        (_modified(collection, listed, "expireAfterSeconds", seconds),),
+        danger="what is older is deleted" if seconds < before else "",
+    )
+
+
+def _hidden(collection: str, listed: Mapping[str, Any]) -> Difference:
+    hidden = listed.get("hidden", False)
+    problem = f"index {listed['name']} is {'not ' * hidden}hidden"
+    return Difference(collection, problem, "is changed", (_modified(collection, listed, "hidden", hidden),))
+
+
+def _made_unique(collection: str, listed: Mapping[str, Any]) -> Difference:
+    return Difference(
+        collection,
+        f"index {listed['name']} is not unique",
+        "is made so",
+        (_modified(collection, listed, "unique", True),),
+        probe=Duplicates(collection, listed),
+        preparation=(_modified(collection, listed, "prepareUnique", True),),
+        undoing=(_modified(collection, listed, "prepareUnique", False),),
+    )
+
+
+def _no_more_prepared(collection: str, listed: Mapping[str, Any]) -> Difference:
+    problem = f"index {listed['name']} refuses new duplicates"
+    return Difference(
+        collection, problem, "is changed", (_modified(collection, listed, "prepareUnique", False),)
+    )
 
 
 def _missing(collection: str, wanted: dict[str, Any]) -> Difference:

@@ -33,6 +33,9 @@ _ID = "schemas"
 _OPERATION = "schemas.apply"
 _BETWEEN_TRIES = timedelta(milliseconds=100)
 
+#: How many times in its length a lease is renewed.
+_RENEWALS = 3
+
 
 class Lease:
     """The lock, held."""
@@ -77,7 +80,7 @@ class Lease:
     async def keep(self) -> None:
         """Renew the lease again and again, until another has the lock."""
         while True:
-            await asyncio.sleep(self._length.total_seconds() / 3)
+            await asyncio.sleep(self._length.total_seconds() / _RENEWALS)
             # A server that is away for a moment may be back before the lease ends.
             with suppress(MultiDBError):
                 if not await self.renew():

@@ -4,6 +4,9 @@ import asyncio
 from datetime import timedelta
 from types import TracebackType
 
+from multidb.errors import TransactionError
+from multidb.stores.mongo.ambient import Transaction
+from multidb.stores.mongo.driver import Session
 from multidb.stores.mongo.errors import ID_ALONE, Unique, translate, translating
 from multidb.stores.store import UnderWay
 
@@ -37,18 +40,31 @@ class Turns(asyncio.Semaphore):
 class Call:
     """One call, for as long as the block lasts. A class and not a generator, for every call has one."""
 
-    __slots__ = ("_cancelling", "_operation", "_timeout", "_turns", "_under_way", "_unique")
+    __slots__ = ("_cancelling", "_operation", "_timeout", "_transaction", "_turns", "_under_way", "_unique")
 
     def __init__(
-        self, turns: Turns, timeout: timedelta, under_way: UnderWay, operation: str, unique: Unique = ID_ALONE
+        self,
+        turns: Turns,
+        timeout: timedelta,
+        under_way: UnderWay,
+        operation: str,
+        unique: Unique = ID_ALONE,
+        transaction: Transaction | None = None,
     ) -> None:
+        self._transaction = transaction
         self._turns = turns
         self._timeout = timeout
         self._under_way = under_way
         self._operation = operation
         self._unique = unique
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Session | None:
+        if self._transaction is not None and self._transaction.failed:
+            raise TransactionError(
+                "the transaction was rolled back when something in it failed",
+                store="mongo",
+                operation=self._operation,
+            )
         self._cancelling = _cancelling()
         # Under way while it still waits for its turn: closing must not come between.
         self._under_way.__enter__()
@@ -58,12 +74,16 @@ class Call:
         except BaseException:
             self._under_way.__exit__()
             raise
+        return None if self._transaction is None else self._transaction.session
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._turns.give_back()
         self._under_way.__exit__()
+        if error is not None and self._transaction is not None:
+            # What fails in a transaction, the server rolls it back for.
+            self._transaction.failed = True
         if error is not None and (translated := translate(error, self._operation, self._unique)) is not None:
             raise translated from error
         if error is None and _cancelling() > self._cancelling:

@@ -1,14 +1,16 @@
 """MongoDB's one way in: a client of either driver, and the calls the repositories make."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from bson import CodecOptions
 from bson.raw_bson import RawBSONDocument
-from pymongo import UpdateOne
+from pymongo import ReturnDocument, UpdateOne
 from pymongo import errors as driver
 from pymongo.read_concern import ReadConcern
 
@@ -16,8 +18,9 @@ from multidb.errors import MultiDBError, UnavailableError
 from multidb.models.health import PoolUsage, Role
 from multidb.settings import Settings
 from multidb.stores.mongo.calls import Call, Turns
+from multidb.stores.mongo.changes import Changes, Position
 from multidb.stores.mongo.documents import Document, Encoded, messages
-from multidb.stores.mongo.driver import Client, Database, Driver, load
+from multidb.stores.mongo.driver import ChangeStream, Client, Database, Driver, Session, load
 from multidb.stores.mongo.emitting import Emitter
 from multidb.stores.mongo.errors import (
     ID_ALONE,
@@ -29,6 +32,7 @@ from multidb.stores.mongo.errors import (
 )
 from multidb.stores.mongo.pool import PoolCounter
 from multidb.stores.mongo.tallies import Tallies
+from multidb.stores.mongo.transactions import Transactions
 from multidb.stores.store import Answer, Store
 
 __all__ = ["MongoStore"]
@@ -38,6 +42,9 @@ Sort = Sequence[tuple[str, int]]
 
 #: Gives documents as the bytes they are stored as.
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
+
+#: How long the server waits for a change before it answers that there is none.
+_PATIENCE = timedelta(milliseconds=500)
 
 
 class MongoStore(Store[Client]):
@@ -49,7 +56,9 @@ class MongoStore(Store[Client]):
         super().__init__(settings)
         self._pool = PoolCounter()
         self._turns = Turns(settings.mongo_pool_size)
+        self._waits: asyncio.Semaphore
         self._version = ""
+        self.transactions = Transactions(self._began, self._call, lambda: self.under_way, settings)
         #: What waits in memory to be stored.
         self._waiting: list[Emitter | Tallies] = []
 
@@ -145,7 +154,7 @@ class MongoStore(Store[Client]):
         try:
             return await self._insert(collection, documents, operation, unique)
         except UnavailableError as error:
-            if not may_have_happened(error):
+            if not may_have_happened(error) or self.transactions.current() is not None:
                 raise
         refused = await self._insert(collection, documents, operation, unique)
         there = [place for place, error in refused.items() if is_about_id(error)]
@@ -160,14 +169,16 @@ class MongoStore(Store[Client]):
     async def _insert(
         self, collection: str, documents: Sequence[Encoded], operation: str, unique: Unique
     ) -> dict[int, MultiDBError]:
-        async with self._call(operation, unique):
+        async with self._call(operation, unique) as session:
             target = self.database[collection]
             try:
                 if len(documents) == 1:  # for less than a bulk of one
-                    await target.insert_one(documents[0])
+                    await target.insert_one(documents[0], session=session)
                 else:
-                    await target.insert_many(documents, ordered=False)
+                    await target.insert_many(documents, ordered=False, session=session)
             except (driver.BulkWriteError, driver.WriteError, driver.WriteConcernError) as error:
+                if session is not None:
+                    raise  # nothing of the transaction stands
                 return refusals(error, len(documents), operation, unique)
         return {}
 
@@ -182,34 +193,31 @@ class MongoStore(Store[Client]):
 
     async def find_one(self, collection: str, query: Mapping[str, Any], *, operation: str) -> Document | None:
         """Return the first document that matches, or None."""
-        async with self._call(operation):
-            document: Document | None = await self.database[collection].find_one(query)
+        async with self._call(operation) as session:
+            document: Document | None = await self.database[collection].find_one(query, session=session)
         return document
 
     async def find(
         self, collection: str, query: Mapping[str, Any], *, sort: Sort = (), limit: int, operation: str
     ) -> list[Document]:
         """Return the first `limit` documents that match, in order."""
-        async with self._call(operation):
-            cursor = self.database[collection].find(query, sort=list(sort), limit=limit, batch_size=limit)
-            documents: list[Document] = await cursor.to_list(limit)
+        async with self._call(operation) as session:
+            cursor = self.database[collection].find(
+                query, sort=list(sort), limit=limit, batch_size=limit, session=session
+            )
+            documents: list[Document] = await cursor.to_list(None)
         return documents
 
     async def aggregate(
         self, collection: str, pipeline: Sequence[Mapping[str, Any]], *, operation: str
     ) -> list[Document]:
         """Return what a pipeline gives, all of it: it must end in few. The server may use its disk."""
-        async with self._call(operation):
-            cursor = await self._driver.aggregate(self.database[collection], pipeline, allowDiskUse=True)
+        async with self._call(operation) as session:
+            cursor = await self._driver.aggregate(
+                self.database[collection], pipeline, {"allowDiskUse": True, "session": session}
+            )
             documents: list[Document] = await cursor.to_list(None)
         return documents
-
-    async def update_many(
-        self, collection: str, query: Mapping[str, Any], update: Mapping[str, Any], *, operation: str
-    ) -> int:
-        """Change every document that matches, each for itself, and return how many matched."""
-        async with self._call(operation):
-            return int((await self.database[collection].update_many(query, update)).matched_count)
 
     async def advance(
         self, collection: str, documents: Sequence[Document], *, by: str, operation: str
@@ -217,7 +225,8 @@ class MongoStore(Store[Client]):
         """Set documents to states, each unless a later one is stored; return by place those refused, and why.
 
         `by` names the field that grows from state to state. Of the same state or an older one
-        nothing is written, so the same call may be made again.
+        nothing is written, so the same call may be made again. It takes no part in a transaction:
+        what one rolls back must not count as stored.
         """
         updates: list[UpdateOne] = []
         for document in documents:
@@ -225,25 +234,132 @@ class MongoStore(Store[Client]):
             updates.append(UpdateOne({"_id": document["_id"]}, [{"$replaceWith": later}], upsert=True))
         if not updates:
             return {}
-        async with self._call(operation):
+        async with Call(self._turns, self.settings.mongo_timeout, self.under_way, operation):
             try:
                 await self.database[collection].bulk_write(updates, ordered=False)
             except driver.BulkWriteError as error:
                 return refusals(error, len(documents), operation)
         return {}
 
+    async def count(self, collection: str, query: Mapping[str, Any], *, operation: str) -> int:
+        """Return how many documents match."""
+        async with self._call(operation) as session:
+            return int(await self.database[collection].count_documents(query, session=session))
+
+    async def exists(self, collection: str, query: Mapping[str, Any], *, operation: str) -> bool:
+        """Return whether a document matches."""
+        async with self._call(operation) as session:
+            found = await self.database[collection].find_one(query, {"_id": 1}, session=session)
+        return found is not None
+
+    async def change_one(
+        self,
+        collection: str,
+        query: Mapping[str, Any],
+        change: Mapping[str, Any],
+        *,
+        upsert: bool = False,
+        operation: str,
+        unique: Unique = ID_ALONE,
+    ) -> Document | None:
+        """Change the document that matches and return it as it is then; None if there is none.
+
+        With `upsert` one is made then. One call, atomic.
+        """
+        async with self._call(operation, unique) as session:
+            document: Document | None = await self.database[collection].find_one_and_update(
+                query, change, upsert=upsert, return_document=ReturnDocument.AFTER, session=session
+            )
+        return document
+
+    async def change_many(
+        self,
+        collection: str,
+        query: Mapping[str, Any],
+        change: Mapping[str, Any],
+        *,
+        operation: str,
+        unique: Unique = ID_ALONE,
+    ) -> int:
+        """Change the documents that match, each by itself, and return how many there were."""
+        async with self._call(operation, unique) as session:
+            outcome = await self.database[collection].update_many(query, change, session=session)
+        return int(outcome.matched_count)
+
+    async def delete_one(self, collection: str, query: Mapping[str, Any], *, operation: str) -> bool:
+        """Delete the document that matches; return whether there was one."""
+        async with self._call(operation) as session:
+            outcome = await self.database[collection].delete_one(query, session=session)
+        return bool(outcome.deleted_count)
+
+    async def delete_many(self, collection: str, query: Mapping[str, Any], *, operation: str) -> int:
+        """Delete the documents that match, each by itself, and return how many there were."""
+        async with self._call(operation) as session:
+            outcome = await self.database[collection].delete_many(query, session=session)
+        return int(outcome.deleted_count)
+
     async def command(self, command: Mapping[str, Any], *, operation: str) -> Document:
-        """Run one database command and return its answer."""
+        """Run one database command and return its answer. It takes no part in a transaction."""
         async with self._call(operation):
-            answer: Document = await self.database.command(dict(command))
+            database = self.database
+            answer: Document = await database.command(dict(command), codec_options=database.codec_options)
         return answer
 
     @property
     def _driver(self) -> Driver:
         return load(self.settings.mongo_driver)
 
+    def watch(
+        self,
+        collection: str,
+        *,
+        match: Mapping[str, Any] | None = None,
+        after: Position | None = None,
+        operation: str,
+    ) -> Changes:
+        """Return the changes of a collection from when the block is entered, or from a position on.
+
+        `match` is a query on the server's events, such as `{"operationType": "insert",
+        "fullDocument.level": "error"}`. Each that is open takes a connection most of the time; where
+        that is more than half of them, they take turns, so that calls still find one.
+        """
+        options = {
+            "full_document": "updateLookup",
+            "max_await_time_ms": int(_PATIENCE.total_seconds() * 1000),
+        }
+
+        async def connect(position: Position | None) -> ChangeStream:
+            # Not `resume_after`, which goes no further where the collection was dropped.
+            return await load(self.settings.mongo_driver).watch(
+                self.database[collection],
+                [{"$match": dict(match)}] if match else [],
+                {**options, "start_after": position},
+            )
+
+        return Changes(connect, partial(self._wait, operation), after=after, operation=operation)
+
+    @asynccontextmanager
+    async def _wait(self, operation: str) -> AsyncIterator[None]:
+        """Make one call that waits for something to happen; never with more than half the connections."""
+        _ = self.opened
+        async with self._waits, self._call(operation):
+            _ = self.opened  # what was closed meanwhile must not go on
+            yield
+
     def _call(self, operation: str, unique: Unique = ID_ALONE) -> Call:
-        return Call(self._turns, self.settings.mongo_timeout, self.under_way, operation, unique)
+        """Return what one call of the driver is made in; it gives the ambient transaction's session."""
+        return Call(
+            self._turns,
+            self.settings.mongo_timeout,
+            self.under_way,
+            operation,
+            unique,
+            self.transactions.current(),
+        )
+
+    async def _began(self) -> Session:
+        """Return a session with a transaction begun; it has not been at the server yet."""
+        return await load(self.settings.mongo_driver).begin(self.opened)
 
     async def ask(self, *, operation: str) -> Answer:
         async with self._call(operation):
@@ -271,6 +387,7 @@ class MongoStore(Store[Client]):
         }
         self._pool = PoolCounter()
         self._turns = Turns(settings.mongo_pool_size)
+        self._waits = asyncio.Semaphore(max(1, settings.mongo_pool_size // 2))
         self._version = ""
         with translating("open"):
             return self._driver.connect(

@@ -5,14 +5,14 @@ from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from bson import CodecOptions, encode
+from bson import CodecOptions, DatetimeConversion, decode, encode
 from bson.binary import UuidRepresentation
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 
 from multidb.errors import DataError
 
-__all__ = ["MAX_DOCUMENT", "Document", "Encoded", "encoded", "field_of", "messages"]
+__all__ = ["MAX_DOCUMENT", "Document", "Encoded", "decoded", "encoded", "field_of", "messages"]
 
 Document: TypeAlias = dict[str, Any]
 #: A document ready to be sent; `.raw` are its bytes.
@@ -29,7 +29,12 @@ _MAX_MESSAGE = 47_000_000
 #: What has nothing within; told apart at once, for nearly every value is of one of these.
 _PLAIN = frozenset({str, int, float, bool, bytes, datetime, UUID, type(None)})
 
-_OPTIONS: CodecOptions[Document] = CodecOptions(uuid_representation=UuidRepresentation.STANDARD)
+#: As the client has them.
+_OPTIONS: CodecOptions[Document] = CodecOptions(
+    uuid_representation=UuidRepresentation.STANDARD,
+    tz_aware=True,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+)
 
 
 def encoded(document: Mapping[str, Any], *, operation: str) -> Encoded:
@@ -53,6 +58,11 @@ def encoded(document: Mapping[str, Any], *, operation: str) -> Encoded:
             operation=operation,
         )
     return RawBSONDocument(raw)
+
+
+def decoded(document: Encoded) -> Document:
+    """Return a document as it will be read."""
+    return decode(document.raw, codec_options=_OPTIONS)
 
 
 def messages(documents: Sequence[Encoded]) -> Iterator[tuple[int, Sequence[Encoded]]]:

@@ -12,13 +12,36 @@ from typing import Any, Protocol, TypeAlias, cast
 
 from multidb.settings import MongoDriver
 
-__all__ = ["Client", "Collection", "Cursor", "Database", "Driver", "load"]
+__all__ = ["ChangeStream", "Client", "Collection", "Cursor", "Database", "Driver", "Session", "load"]
 
 #: Motor's and PyMongo's classes share no base; what they share is how they are called.
 Client: TypeAlias = Any
 Database: TypeAlias = Any
+Session: TypeAlias = Any
 Collection: TypeAlias = Any
 Cursor: TypeAlias = Any
+
+
+class ChangeStream(Protocol):
+    """An open change stream."""
+
+    @property
+    def resume_token(self) -> Mapping[str, Any] | None:
+        """What `start_after` goes on from."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """Whether further events may follow."""
+        ...
+
+    async def try_next(self) -> Mapping[str, Any] | None:
+        """Return the next event, or None if there is none within `max_await_time_ms`."""
+        ...
+
+    async def close(self) -> None:
+        """Close its cursor."""
+        ...
 
 
 class Driver(Protocol):
@@ -29,13 +52,23 @@ class Driver(Protocol):
         ...
 
     async def aggregate(
-        self, collection: Collection, pipeline: Sequence[Mapping[str, Any]], **options: Any
+        self, collection: Collection, pipeline: Sequence[Mapping[str, Any]], options: dict[str, Any]
     ) -> Cursor:
         """Run a pipeline over a collection and return a cursor over what it gives."""
         ...
 
+    async def begin(self, client: Client) -> Session:
+        """Return a session with a transaction begun, which reads what a majority had at one moment."""
+        ...
+
     async def close(self, client: Client) -> None:
         """Close every connection of the client."""
+        ...
+
+    async def watch(
+        self, collection: Collection, pipeline: Sequence[Mapping[str, Any]], options: dict[str, Any]
+    ) -> ChangeStream:
+        """Open a change stream on a collection."""
         ...
 
 

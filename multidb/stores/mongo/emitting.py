@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from contextvars import Context
 from pathlib import Path
 from threading import get_ident
 from typing import Any, TypeAlias
@@ -128,7 +129,8 @@ class Emitter:
     def _begin(self) -> None:
         self._wake.set()
         if self._task is None and self._loop is not None:
-            self._task = self._loop.create_task(self._run(), name=self._operation)
+            # In an empty context, so that it is part of nobody's transaction.
+            self._task = self._loop.create_task(self._run(), name=self._operation, context=Context())
 
     async def _run(self) -> None:
         backlog, spill = self._backlog, self._backlog.spill

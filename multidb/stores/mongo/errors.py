@@ -15,6 +15,7 @@ from multidb.errors import (
     ConflictError,
     ConstraintError,
     DataError,
+    InvalidCursorError,
     MultiDBError,
     StoreError,
     StoreTimeoutError,
@@ -28,6 +29,8 @@ __all__ = [
     "ID_ALONE",
     "Unique",
     "is_about_id",
+    "is_unconfirmed",
+    "may_be_replayed",
     "may_have_happened",
     "refusals",
     "translate",
@@ -46,6 +49,9 @@ _NOT_UNICODE = Kind(DataError, "a text holds code points that UTF-8 cannot write
 _TOO_LARGE = Kind(DataError, "the document is larger than MongoDB allows")
 _ENDED = Kind(TransactionError, "the transaction has ended or does not allow this")
 _CURSOR_LOST = Kind(StoreError, "the server dropped the cursor; read again from the start", retryable=True)
+_POSITION_LOST = Kind(
+    InvalidCursorError, "MongoDB no longer has the changes since there; read the documents, then watch anew"
+)
 _REFUSED_LOGIN = Kind(
     ConfigurationError, "MongoDB refused the login; check the user and password in MULTIDB_MONGO_URL"
 )
@@ -85,6 +91,8 @@ _BY_CODE: dict[int, Kind] = {
     **dict.fromkeys((10334, 17419, 17420), _TOO_LARGE),
     # CursorNotFound, CursorKilled
     **dict.fromkeys((43, 237), _CURSOR_LOST),
+    # InvalidResumeToken, ChangeStreamFatalError, ChangeStreamHistoryLost
+    **dict.fromkeys((260, 280, 286), _POSITION_LOST),
     # Unauthorized
     13: Kind(StoreError, "the MongoDB user has no permission for this"),
     # AuthenticationFailed, MechanismUnavailable
@@ -191,18 +199,21 @@ def refusals(
     unique: Unique = ID_ALONE,
 ) -> dict[int, MultiDBError]:
     """Return what became of the `count` documents of an unordered write, by place, where that is an error."""
-    details = error.details or {}
-    if not isinstance(error, driver.BulkWriteError):
-        told = translate(error, operation, unique)
-        return {} if told is None else {0: told}
     refused: dict[int, MultiDBError] = {}
-    for failure in (details.get("writeConcernErrors") or ())[:1]:
-        # It is about all that were written.
-        refused = dict.fromkeys(range(count), _told(_kind_of(failure), failure, operation, unique))
-    for failure in details.get("writeErrors") or ():
-        if details.get("writeConcernErrors") and failure.get("keyPattern") == {"_id": 1}:
-            continue  # it may be there by an attempt that is not confirmed either
-        refused[failure["index"]] = _told(_kind_of(failure), failure, operation, unique)
+    if not isinstance(error, driver.BulkWriteError):
+        if (told := translate(error, operation, unique)) is not None:
+            refused[0] = told
+    else:
+        unconfirmed = (error.details.get("writeConcernErrors") or ())[:1]
+        for failure in unconfirmed:
+            # It is about all that were written.
+            refused = dict.fromkeys(range(count), _told(_kind_of(failure), failure, operation, unique))
+        for failure in error.details.get("writeErrors") or ():
+            if unconfirmed and failure.get("keyPattern") == {"_id": 1}:
+                continue  # it may be there by an attempt that is not confirmed either
+            refused[failure["index"]] = _told(_kind_of(failure), failure, operation, unique)
+    for told in refused.values():
+        told.__cause__ = error
     return refused
 
 
@@ -212,6 +223,21 @@ def may_have_happened(error: UnavailableError) -> bool:
     return isinstance(cause, driver.AutoReconnect) and not isinstance(
         cause, driver.ServerSelectionTimeoutError | driver.NetworkTimeout
     )
+
+
+def may_be_replayed(error: MultiDBError) -> bool:
+    """Tell whether a transaction that ended so was rolled back, and may be run again from the start."""
+    return _has_label(error, "TransientTransactionError")
+
+
+def is_unconfirmed(error: MultiDBError) -> bool:
+    """Tell whether a commit ended so that it may have happened, and may be sent again."""
+    return _has_label(error, "UnknownTransactionCommitResult")
+
+
+def _has_label(error: MultiDBError, label: str) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, driver.PyMongoError) and cause.has_error_label(label)
 
 
 def is_about_id(error: MultiDBError) -> bool:

@@ -1,50 +1,73 @@
 """Keyset pages: the documents after a position in an order, found by index and not by counting.
 
 Every order ends in `_id`, so no two documents are equal in it. An absent field counts as null,
-and null as less than every value: MongoDB's own order.
+and null as less than every value: MongoDB's own order, which its indexes serve.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from bson import json_util
 
-__all__ = ["Keyset"]
+__all__ = ["Key", "Keyset"]
 
 #: Keeps each value's BSON type, which decides its place in the order.
 _JSON = json_util.CANONICAL_JSON_OPTIONS.with_options(tz_aware=True, uuid_representation=4)
 
 
-class Keyset:
-    """An order over a collection's documents: field and direction, 1 or -1."""
+class Key(NamedTuple):
+    """One field of an order."""
 
-    def __init__(self, order: Sequence[tuple[str, int]]) -> None:
-        self.sort = list(order)
-        if "_id" not in (name for name, _ in self.sort):
-            self.sort.append(("_id", self.sort[-1][1] if self.sort else 1))
+    name: str
+    descending: bool = False
+    nullable: bool = True
+
+
+class Keyset:
+    """An order over a collection's documents."""
+
+    def __init__(self, keys: Sequence[Key]) -> None:
+        self._keys = list(keys)
+        if "_id" not in (key.name for key in keys):
+            self._keys.append(Key("_id", bool(keys) and keys[-1].descending, nullable=False))
+
+    def sort(self, *, backwards: bool = False) -> list[tuple[str, int]]:
+        """Return the order, or the opposite one, as MongoDB takes it."""
+        return [(key.name, -1 if key.descending is not backwards else 1) for key in self._keys]
 
     def position(self, document: Mapping[str, Any]) -> list[str]:
-        """Return where a document stands in the order."""
-        return [json_util.dumps(document.get(name), json_options=_JSON) for name, _ in self.sort]
+        """Return where a document stands in the order, as JSON values."""
+        return [json_util.dumps(document.get(key.name), json_options=_JSON) for key in self._keys]
 
-    def after(self, position: Sequence[str]) -> dict[str, Any]:
-        """Return the condition of coming after `position`."""
+    def beyond(
+        self, position: Sequence[str], *, backwards: bool = False, inclusive: bool = False
+    ) -> dict[str, Any]:
+        """Return the condition of coming after a position, or before it; or of being there, if inclusive."""
+        values = [json_util.loads(text, json_options=_JSON) for text in position]
+        keys = [
+            (key.name, key.descending is not backwards, key.nullable, value)
+            for key, value in zip(self._keys, values, strict=True)
+        ]
         condition: dict[str, Any] | None = None
-        for (name, direction), text in reversed(list(zip(self.sort, position, strict=True))):
-            value = json_util.loads(text, json_options=_JSON)
-            ways = [_beyond(name, direction, value)]
+        for name, descending, nullable, value in reversed(keys):
+            ways = _beyond(name, value, descending=descending, nullable=nullable)
             if condition is not None:
-                ways.append({"$and": [{name: value}, condition]})
-            # Without an answer of its own, such as "less than null", a way drops out.
-            ways = [way for way in ways if way is not None]
-            condition = {"$or": ways} if ways else None
+                ways.append({"$and": [{name: {"$eq": value}}, condition]})
+            elif inclusive:
+                ways.append({name: {"$eq": value}})
+            condition = {"$or": ways} if len(ways) > 1 else ways[0] if ways else None
         assert condition is not None  # `_id` is never null
+        name, descending, nullable, value = keys[0]
+        if len(keys) > 1 and value is not None and not (descending and nullable):
+            # Says nothing new, but is a range that an index can begin at.
+            condition = {"$and": [{name: {"$lte" if descending else "$gte": value}}, condition]}
         return condition
 
 
-def _beyond(name: str, direction: int, value: Any) -> dict[str, Any] | None:
+def _beyond(name: str, value: Any, *, descending: bool, nullable: bool) -> list[dict[str, Any]]:
+    """Return the ways to be beyond a value; null is less than every other."""
     if value is None:
-        return {name: {"$ne": None}} if direction > 0 else None
-    if direction > 0:
-        return {name: {"$gt": value}}
-    return {"$or": [{name: {"$lt": value}}, {name: None}]}
+        return [] if descending else [{name: {"$ne": None}}]
+    if not descending:
+        return [{name: {"$gt": value}}]
+    return [{name: {"$lt": value}}, *([{name: None}] if nullable else [])]

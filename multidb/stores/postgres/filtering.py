@@ -4,7 +4,7 @@ Negation is pushed down to the comparisons, where `~(age < 18)` becomes `age >= 
 so no condition is ever unknown, and those over columns without nulls stay what an index serves.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 from operator import ge, gt, le, lt
 from typing import Any, TypeAlias
@@ -12,16 +12,13 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.sql.visitors import replacement_traverse
 
-from multidb.models.filters import And, Comparison, Condition, Not, Or
+from multidb.models.filters import And, Comparison, Condition, Not, Or, Reader
 from multidb.stores.postgres.statements import unbounded
 
 __all__ = ["Filter", "Where"]
 
 #: What `find` and the others take: a condition over fields, or a SQLAlchemy expression over the table.
 Filter: TypeAlias = Condition | sa.ColumnElement[bool]
-
-#: Returns a value of a comparison as what its column takes, or raises for what does not fit.
-Reader: TypeAlias = Callable[[Comparison, Any], Any]
 
 Shape: TypeAlias = tuple[Any, ...]
 

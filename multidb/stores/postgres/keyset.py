@@ -50,24 +50,12 @@ class Keyset:
         """Return where a row stands in the order, as JSON values."""
         return [to_jsonable_python(row[column.name]) for column, _ in self._keys]
 
-    def beside(self, position: Sequence[Any], *, before: bool) -> list[Any]:
-        """Return the place just before the row of a position, or just after it."""
-        return [*self._row(position), before]
-
-    def includes(self, position: Sequence[Any], *, backwards: bool) -> bool:
-        """Tell whether the row of a position is itself among those beyond it."""
-        return self._row(position) is not position and position[-1] is not backwards
-
     def read(self, position: Sequence[Any]) -> dict[str, Any]:
         """Return a position as the columns' own values, by the names of `beyond`'s parameters."""
         return {
             f"_k{number}": None if value is None else _reader(column.type).validate_python(value)
-            for number, ((column, _), value) in enumerate(zip(self._keys, self._row(position), strict=True))
+            for number, ((column, _), value) in enumerate(zip(self._keys, position, strict=True))
         }
-
-    def _row(self, position: Sequence[Any]) -> Sequence[Any]:
-        is_beside = len(position) == len(self._keys) + 1 and isinstance(position[-1], bool)
-        return position[:-1] if is_beside else position
 
     def beyond(
         self, nulls: Sequence[bool], *, backwards: bool = False, inclusive: bool = False

@@ -21,14 +21,12 @@ from multidb.errors import (
 )
 from multidb.stores.completion import complete
 from multidb.stores.postgres.ambient import (
+    AMBIENT,
     TENANT_ROLE,
     AfterCommit,
     Connection,
     OnCommit,
     Transaction,
-    enter,
-    leave,
-    transaction_of,
 )
 from multidb.stores.postgres.errors import heedless, translating
 from multidb.stores.store import UnderWay
@@ -92,7 +90,7 @@ class Transactions:
 
     def current(self) -> Transaction | None:
         """Return the ambient transaction, or None. Raises: TransactionError if it is another task's."""
-        return transaction_of(self)
+        return AMBIENT.of(self)
 
     @asynccontextmanager
     async def begin(self, options: Options = PLAIN) -> AsyncIterator[Transaction]:
@@ -200,12 +198,12 @@ class Transactions:
                     transaction.tenant = options.tenant
                 if options.actor is not None or options.request_id is not None:
                     await connection.fetch(_ACT, options.actor or "", options.request_id or "")
-            token = enter(transaction)
+            token = AMBIENT.enter(transaction)
             try:
                 async with _within(options.timeout):
                     yield transaction
             finally:
-                leave(transaction, token)
+                AMBIENT.leave(transaction, token)
             ending = True
             with translating("transaction"):
                 await complete(send_end())

@@ -4,22 +4,38 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 
-from multidb.errors import UnavailableError
-from multidb.models.health import PoolUsage, Role
-from multidb.stores.redis.commands import Argument, Command, Key, scripted
+from multidb.errors import ConfigurationError, UnavailableError
+from multidb.models.health import PoolUsage
+from multidb.stores.redis.address import read_url
+from multidb.stores.redis.cluster import Cluster
+from multidb.stores.redis.commands import Argument, Command, Key, plain, scripted
 from multidb.stores.redis.dedicated import Dedicated
 from multidb.stores.redis.errors import told, translating
 from multidb.stores.redis.keys import KeyPattern
 from multidb.stores.redis.listener import Messages
-from multidb.stores.redis.server import Server
+from multidb.stores.redis.servers import Servers, Single
 from multidb.stores.store import Answer, Store
 
 __all__ = ["RedisStore"]
 
 
-class RedisStore(Store[Server]):
+_HELLO = plain("HELLO", 3)
+
+#: By whether the URL says that it is a cluster, and what the server says it is.
+_WRONG_KIND = {
+    (
+        False,
+        b"cluster",
+    ): "the server is a node of a cluster: MULTIDB_REDIS_URL must begin with redis+cluster://",
+    (False, b"sentinel"): "the server is a Sentinel: MULTIDB_REDIS_URL must begin with redis+sentinel://",
+    (True, b"standalone"): "the server is no cluster: MULTIDB_REDIS_URL must begin with redis://",
+    (True, b"sentinel"): "the server is a Sentinel: MULTIDB_REDIS_URL must begin with redis+sentinel://",
+}
+
+
+class RedisStore(Store[Servers]):
     """Runs commands and scripts. Texts are bytes in replies, as they are stored.
 
     Calls made at the same time leave in one pipeline; each gets its own replies and its own
@@ -31,7 +47,7 @@ class RedisStore(Store[Server]):
     name = "redis"
 
     @property
-    def client(self) -> Redis:
+    def client(self) -> Redis | RedisCluster:
         """redis-py's own client, for what the repositories do not offer. Keys are as they are stored.
 
         It has connections of its own, up to `Settings.redis_pool_size`.
@@ -93,7 +109,9 @@ class RedisStore(Store[Server]):
         It is closed at the end. Up to `Settings.redis_pool_size` less four are lent at a time; who
         comes later waits. Raises: StoreTimeoutError after `Settings.redis_timeout`.
         """
-        async with self.opened.node(key).dedicated.lend(operation) as connection:
+        with translating(operation):
+            node = await self.opened.locate(key)
+        async with node.dedicated.lend(operation) as connection:
             yield connection
 
     @asynccontextmanager
@@ -102,7 +120,7 @@ class RedisStore(Store[Server]):
 
         All listeners share one connection. `execute("PUBLISH", channel, data, operation=...)` publishes.
         """
-        async with self.opened.node(channels[0]).listener.listen(channels, operation) as messages:
+        async with self.opened.listener.listen(channels, operation) as messages:
             yield messages
 
     async def _replies(self, *call: Command) -> list[Any]:
@@ -110,25 +128,35 @@ class RedisStore(Store[Server]):
             return await self.opened.send(call)
 
     async def ask(self, *, operation: str) -> Answer:
-        # HELLO's one argument, the protocol, stands where other commands have their key.
-        [reply] = await self.opened.ask((Command("HELLO", "3"),))
-        try:
-            hello: dict[bytes, Any] = told(reply, operation)
-        except UnavailableError as error:
-            if self.opened.refuses:
-                error.args = (f"{error.args[0]}; until it answers, calls fail at once",)
-            raise
-        role: Role = "primary" if hello[b"role"] == b"master" else "replica"
-        return Answer(hello[b"version"].decode(), role)
+        servers = self.opened
+        replies = [reply for [reply] in await servers.ask((_HELLO,))]
+        hellos: list[dict[bytes, Any]] = [reply for reply in replies if isinstance(reply, dict)]
+        if not hellos:
+            try:
+                told(replies[0], operation)
+            except UnavailableError as error:
+                if servers.refuses:
+                    error.args = (f"{error.args[0]}; until it answers, calls fail at once",)
+                raise
+        hello = hellos[0]
+        if (problem := _WRONG_KIND.get((servers.kind == "cluster", hello[b"mode"]))) is not None:
+            raise ConfigurationError(problem, store="redis", operation=operation)
+        silent = len(replies) - len(hellos)
+        return Answer(
+            hello[b"version"].decode(),
+            "primary" if hello[b"role"] == b"master" else "replica",
+            f"{silent} of {len(replies)} nodes do not answer" if silent else None,
+        )
 
     def pool_usage(self) -> PoolUsage | None:
         if self._client is None:
             return None
         return self._client.pool_usage()
 
-    async def _connect(self) -> Server:
+    async def _connect(self) -> Servers:
+        target = read_url(self.settings)
         with translating("open"):
-            return Server(self.settings)
+            return (Cluster if target.kind == "cluster" else Single)(self.settings, target)
 
-    async def _disconnect(self, client: Server) -> None:
+    async def _disconnect(self, client: Servers) -> None:
         await client.close()

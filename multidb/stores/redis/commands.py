@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 from hiredis import pack_command
 from redis.exceptions import DataError
 
-__all__ = ["Argument", "Command", "Key", "Script", "pack", "script", "scripted"]
+__all__ = ["Argument", "Command", "Key", "Script", "pack", "plain", "script", "scripted"]
 
 Key: TypeAlias = str
 Argument: TypeAlias = str | bytes | int | float
@@ -52,6 +52,16 @@ def scripted(
     command.key = key
     command.packed = pack("EVALSHA", found.digest, 1 + len(others), key, *others, *arguments)
     command.repeatable = repeatable
+    return command
+
+
+def plain(*words: Argument) -> Command:
+    """Return a command that has no key."""
+    command = Command.__new__(Command)
+    command.key = ""
+    command.packed = pack(*words)
+    command.repeatable = False
+    command.script = None
     return command
 
 

@@ -20,7 +20,6 @@ from multidb.stores.redis.commands import Command, pack
 from multidb.stores.redis.connections import Connections
 from multidb.stores.redis.dedicated import DedicatedConnections
 from multidb.stores.redis.errors import Refused
-from multidb.stores.redis.listener import Listener
 
 __all__ = ["Call", "Node"]
 
@@ -35,7 +34,7 @@ _LANES = 4
 class Node:
     """A server, its connections, and those who wait for one.
 
-    It has `limit` connections at most, and one that listens. A round trip takes `timeout` seconds
+    It has `limit` connections at most. A round trip takes `timeout` seconds
     at most, the way to a connection included.
     """
 
@@ -49,7 +48,6 @@ class Node:
         self._batcher: Batcher[Call, list[Any]] = Batcher(self._alone, self._together, lanes=lanes)
         #: For those who need one for themselves.
         self.dedicated = DedicatedConnections(Connections(make), limit=max(1, limit - lanes), timeout=timeout)
-        self.listener = Listener(Connections(make), timeout=timeout)
 
     async def send(self, call: Call) -> list[Any]:
         """Return a reply a command; an exception where there is none. Never raises one of the driver's."""
@@ -63,12 +61,11 @@ class Node:
 
     @property
     def connections(self) -> Sequence[Connections]:
-        """All that it has: for commands, for one caller at a time, and for messages."""
-        return self._connections, self.dedicated.connections, self.listener.connections
+        """All that it has: for calls, and for one caller at a time."""
+        return self._connections, self.dedicated.connections
 
     async def close(self) -> None:
         """Close every connection, and wait for those who lose theirs."""
-        await self.listener.close()
         await self.dedicated.connections.close()
         await self._connections.close()
         await self._batcher.close()

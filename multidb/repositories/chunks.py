@@ -1,0 +1,29 @@
+"""Many things, taken a list at a time from whatever gives them."""
+
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from itertools import islice
+from typing import TypeVar
+
+__all__ = ["Progress", "chunks"]
+
+T = TypeVar("T")
+
+#: Called with how many have been written so far; they stand once the call has returned.
+Progress = Callable[[int], object]
+
+
+async def chunks(items: Iterable[T] | AsyncIterable[T], size: int) -> AsyncGenerator[list[T]]:
+    """Yield items in lists, taking no more of them than the next list needs."""
+    chunk: list[T] = []
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            chunk.append(item)
+            if len(chunk) == size:
+                yield chunk
+                chunk = []
+    else:
+        remaining = iter(items)
+        while len(chunk := list(islice(remaining, size))) == size:
+            yield chunk
+    if chunk:
+        yield chunk
