@@ -145,11 +145,12 @@ async def _beanie_model(database: Any) -> Any:
         "context": dict[str, Any],
         "request_id": str,
     }
-    settings = type("Settings", (), {"name": COLLECTION})
+    # Named as if it stood in the class, for pydantic takes it for a field otherwise.
+    settings = type("Settings", (), {"name": COLLECTION, "__qualname__": "Log.Settings"})
     model = type(
         "Log",
         (module.Document,),
-        {"__annotations__": annotations, "__module__": __name__, "Settings": settings},
+        {"__annotations__": annotations, "__module__": __name__, "__qualname__": "Log", "Settings": settings},
     )
     await module.init_beanie(database=database, document_models=[model], skip_indexes=True)
     return model

@@ -1,4 +1,4 @@
-"""`users.get` against the drivers: both in turn, in one process, on the same servers.
+"""`users.get`, uncached, against the drivers: both in turn, in one process, on the same servers.
 
     .venv/bin/python benchmarks/reads.py [--seconds 0.7] [--rounds 5]
 
@@ -10,8 +10,6 @@ ratio of a round. What the peers do stands in `benchmarks/sides.py`.
 import argparse
 from functools import partial
 
-from redis.asyncio import BlockingConnectionPool, Redis
-
 from benchmarks.measuring import OURS, Call, Comparison, Table, by_number, in_turn, on_servers, parser, rate
 from benchmarks.peers import peers
 from benchmarks.sides import Ours
@@ -22,7 +20,7 @@ ROWS = 5_000
 
 
 async def measure(arguments: argparse.Namespace, settings: Settings) -> None:
-    """Print both tables."""
+    """Print the table."""
 
     async def compare(table: Table, name: str, peer: Call, ours: Call, tasks: int) -> None:
         seconds = arguments.seconds
@@ -45,20 +43,6 @@ async def measure(arguments: argparse.Namespace, settings: Settings) -> None:
             for tasks in (1, 64):
                 core = by_number(drivers["SQLAlchemy Core"].get, ids)
                 await compare(table, "SQLAlchemy Core", core, ours, tasks)
-
-        redis = Redis.from_pool(
-            BlockingConnectionPool.from_url(settings.redis_url.get_secret_value(), max_connections=50)
-        )
-        for number in range(ROWS):
-            await ours(number)
-
-        async def redis_get(number: int) -> object:
-            return await redis.get(f"{settings.key_prefix}cache:user:{{{ids[number % ROWS]}}}")
-
-        table = Table("Cached", "against", "tasks", "peer/s", "ours/s", "ratio", "rounds")
-        for tasks in (1, 64):
-            await compare(table, "redis-py GET", redis_get, ours, tasks)
-        await redis.aclose()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from multidb.repositories.audit_logs import AuditLogRepository
 from multidb.repositories.calendar_events import CalendarEventRepository
 from multidb.repositories.companies import CompanyRepository
 from multidb.repositories.company_users import CompanyUserRepository
+from multidb.repositories.counters import CounterRepository
 from multidb.repositories.documents import DocumentRepository
 from multidb.repositories.forms import FormRepository
 from multidb.repositories.jobs import JobRepository
@@ -32,6 +33,7 @@ from multidb.repositories.redaction import Redact, Redactor
 from multidb.repositories.repository import Repository, Resources
 from multidb.repositories.sessions import SessionRepository
 from multidb.repositories.system_logs import SystemLogRepository
+from multidb.repositories.uploads import UploadRepository
 from multidb.repositories.usage_analytics import UsageAnalyticsRepository
 from multidb.repositories.user_activity_logs import UserActivityLogRepository
 from multidb.repositories.user_profiles import UserProfileRepository
@@ -88,7 +90,9 @@ class MultiDB:
     usage_analytics: UsageAnalyticsRepository
     sessions: SessionRepository
     presence: PresenceRepository
+    uploads: UploadRepository
     locks: LockRepository
+    counters: CounterRepository
 
     def __init__(
         self,
@@ -136,7 +140,9 @@ class MultiDB:
         self.usage_analytics = self[UsageAnalyticsRepository]
         self.sessions = self[SessionRepository]
         self.presence = self[PresenceRepository]
+        self.uploads = self[UploadRepository]
         self.locks = self[LockRepository]
+        self.counters = self[CounterRepository]
 
     def __getitem__(self, repository: type[RepositoryT]) -> RepositoryT:
         """Return the repository of this class."""

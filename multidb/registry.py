@@ -13,6 +13,7 @@ from multidb.repositories.audit_logs import AuditLogRepository
 from multidb.repositories.calendar_events import CalendarEventRepository
 from multidb.repositories.companies import CompanyRepository
 from multidb.repositories.company_users import CompanyUserRepository
+from multidb.repositories.counters import CounterRepository
 from multidb.repositories.documents import DocumentRepository
 from multidb.repositories.forms import FormRepository
 from multidb.repositories.jobs import JobRepository
@@ -25,6 +26,7 @@ from multidb.repositories.presence import PresenceRepository
 from multidb.repositories.repository import Repository
 from multidb.repositories.sessions import SessionRepository
 from multidb.repositories.system_logs import SystemLogRepository
+from multidb.repositories.uploads import UploadRepository
 from multidb.repositories.usage_analytics import UsageAnalyticsRepository
 from multidb.repositories.user_activity_logs import UserActivityLogRepository
 from multidb.repositories.user_profiles import UserProfileRepository
@@ -68,7 +70,9 @@ BUILT_IN: tuple[type[Repository], ...] = (
     UsageAnalyticsRepository,
     SessionRepository,
     PresenceRepository,
+    UploadRepository,
     LockRepository,
+    CounterRepository,
 )
 
 _PLANNED = (
@@ -84,8 +88,6 @@ _PLANNED = (
     ),
     Route("cache", "redis", "cache:user:{user_id}"),
     Route("rate_limits", "redis", "rate_limit:user:{user_id}:{endpoint}"),
-    Route("uploads", "redis", "temp:upload:{upload_id}"),
-    Route("counters", "redis", "counter:api_calls:{endpoint}:{date}"),
 )
 
 

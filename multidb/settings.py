@@ -352,8 +352,18 @@ class Settings(PostgresSettings, MongoSettings):
     session_limit: Annotated[int, Field(ge=1, le=1000)] = 50
     #: How long a token may be used after it was rotated, by those who do not know of it yet.
     session_grace: Seconds = timedelta(seconds=10)
+    #: How long a counter is kept after it was last added to.
+    counter_lifetime: Seconds = timedelta(days=90)
     #: How long a user is taken to be there on a device after each beat.
     presence_timeout: Seconds = timedelta(seconds=60)
+    #: How long an upload may take, after which it is given up.
+    upload_lifetime: Seconds = timedelta(days=1)
+    #: How many bytes one upload, and one chunk of it, may have; Redis holds them in memory.
+    upload_size_limit: Annotated[int, Field(ge=1, le=2**40)] = 100 * 2**20
+    upload_chunk_limit: Annotated[int, Field(ge=1, le=2**28)] = 8 * 2**20
+    #: How many uploads a user may have under way, and of how many bytes together.
+    upload_limit: Annotated[int, Field(ge=1, le=1000)] = 10
+    upload_total_limit: Annotated[int, Field(ge=1, le=2**40)] = 500 * 2**20
 
     @field_validator("log_overflow")
     @classmethod

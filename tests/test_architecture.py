@@ -20,7 +20,7 @@ NAMELESS = {"base", "common", "core", "helper", "helpers", "misc", "util", "util
 
 #: A guide, not a gate: a module may be longer once its reason stands here.
 LONGEST = 400
-LONGER: dict[str, str] = {}
+LONGER: dict[str, str] = {"multidb/settings.py": "every setting in one place, with what reads and checks it"}
 
 
 def modules() -> Iterator[Path]:

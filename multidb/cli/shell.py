@@ -59,10 +59,16 @@ def _psql(parts: SplitResult) -> list[str]:
 
 
 def _redis_cli(parts: SplitResult) -> list[str]:
-    """Return the address as redis-cli takes it, without the password."""
-    host = parts.netloc.rpartition("@")[2]
+    """Return the address as redis-cli takes it, without the password: a cluster's is that of one node."""
+    scheme, _, kind = parts.scheme.partition("+")
+    if kind == "sentinel":
+        raise ConfigurationError(
+            "redis-cli does not ask Sentinels: call it with the master's own address", store="redis"
+        )
+    host = parts.netloc.rpartition("@")[2].partition(",")[0]
     user = ["--user", unquote(parts.username)] if parts.username else []
-    return [*user, "-u", urlunsplit(parts._replace(netloc=host))]
+    follow = ["-c"] if kind == "cluster" else []
+    return [*user, *follow, "-u", urlunsplit(parts._replace(scheme=scheme, netloc=host))]
 
 
 def _in_container(

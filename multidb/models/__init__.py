@@ -11,6 +11,7 @@ from multidb.models.audit_logs import AuditAction, AuditLog
 from multidb.models.calendar_events import CalendarEvent, CalendarEventChanges, NewCalendarEvent
 from multidb.models.companies import Company, CompanyChanges, NewCompany
 from multidb.models.company_users import CompanyRole, CompanyUser, CompanyUserChanges, NewCompanyUser
+from multidb.models.counters import EndpointCount
 from multidb.models.documents import Document, DocumentChanges, DocumentMatch, DocumentStatus, NewDocument
 from multidb.models.emitted import Emitted
 from multidb.models.entity import Entity, Model, Related, Row, VersionedDocument
@@ -36,6 +37,7 @@ from multidb.models.presence import PresenceEvent
 from multidb.models.realtime_events import RealtimeEvent
 from multidb.models.sessions import Session
 from multidb.models.system_logs import LogLevel, SystemLog
+from multidb.models.uploads import Upload
 from multidb.models.usage_analytics import Bucket, Usage, UsageAnalytics, UsageShare, UsageWindow
 from multidb.models.user_activity_logs import ActiveUsers, Cohort, FunnelStep, UserActivityLog
 from multidb.models.user_profiles import NewUserProfile, UserProfile, UserProfileChanges
@@ -65,6 +67,7 @@ __all__ = [
     "DocumentMatch",
     "DocumentStatus",
     "Emitted",
+    "EndpointCount",
     "Entity",
     "EntityFields",
     "Field",
@@ -111,6 +114,7 @@ __all__ = [
     "Session",
     "StoreHealth",
     "SystemLog",
+    "Upload",
     "Usage",
     "UsageAnalytics",
     "UsageShare",

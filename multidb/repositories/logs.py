@@ -19,7 +19,7 @@ from multidb.repositories.repository import (
     misdeclared,
     plain_type,
 )
-from multidb.repositories.snapshots import Snapshot, misfit, snapshot
+from multidb.repositories.snapshots import misfit, snapshot
 from multidb.stores.mongo.documents import Encoded, encoded
 from multidb.stores.mongo.filtering import stored_name
 
@@ -43,7 +43,7 @@ class LogRepository(AppendOnlyRepository[ModelT]):
         super().__init__(resources)
         self._redact = resources.redact
         ranks = list(_levels(self.model, self.severity)) if self.severity else [None]
-        self._ranks = {level: rank for rank, level in enumerate(ranks)}
+        self._ranks = {level.value: rank for rank, level in enumerate(ranks) if level}
         self._emitter = resources.mongo.emitter(
             self.collection,
             ranks=[str(level.value) if level else "all" for level in ranks],
@@ -70,8 +70,10 @@ class LogRepository(AppendOnlyRepository[ModelT]):
         Source: MongoDB, some time after the call; a process that is killed loses what waited.
         """
         try:
-            document, size = self._snapshot(entry, "emit")
-            rank = self._ranks[getattr(entry, self.severity)] if self.severity else 0
+            checked_class(self.model, entry, "emit")
+            document, size = snapshot(entry, "emit")
+            # By the value, for an Enum's own hash is slow.
+            rank = self._ranks[document[self.severity]] if self.severity else 0
             self._emitter.put(document, size, rank)
         except Exception as error:  # a log must not make fail what it tells about
             self._emitter.refuse(error)
@@ -129,12 +131,8 @@ class LogRepository(AppendOnlyRepository[ModelT]):
         return self._emitter.counts
 
     def _encoded(self, model: BaseModel, operation: str) -> Encoded:
-        document = self._redact(self._snapshot(model, operation).document)
-        return encoded(document, operation=operation)
-
-    def _snapshot(self, entry: BaseModel, operation: str) -> Snapshot:
-        checked_class(self.model, entry, operation)
-        return snapshot(entry, operation)
+        checked_class(self.model, model, operation)
+        return encoded(self._redact(snapshot(model, operation).document), operation=operation)
 
 
 def _levels(model: type[Entity], field: str) -> Any:

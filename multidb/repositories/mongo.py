@@ -180,7 +180,12 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
             "$unset": dict.fromkeys(self._absent - document.keys(), ""),
         }
         query = {"_id": id, "version": {"$lt": version}}
-        for _ in range(_TRIES):
+        if self._resources.mongo.transactions.current() is not None:
+            # What is refused in a transaction is the end of it.
+            there = await self._shared.load(id, company)
+            if there is not None and there.version >= version:
+                return there
+        for attempt in range(1, _TRIES + 1):
             try:
                 return await self._upserted(query, change, (), operation, company)
             except AlreadyExistsError as error:
@@ -190,8 +195,9 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
                 there = await self._shared.load(id, company)
                 if there is not None:
                     return there
-                refused = error
-        raise refused
+                if attempt == _TRIES:
+                    raise
+        raise AssertionError("unreachable")
 
     async def delete(self, id: UUID, *, version: int | None = None) -> bool:
         """Delete the document; return whether it was there. Idempotent.

@@ -61,7 +61,8 @@ class PresenceRepository(Repository):
         self._head, self._tail = self._redis.pattern(self.key).key({"user_id": sample}).split(str(sample))
         register = self._redis.pattern("realtime:presence:{register}")
         self._registers = [register.key({"register": number}) for number in range(_REGISTERS)]
-        self._channel = f"{resources.settings.key_prefix}realtime:presence"
+        #: By the key of its events, on which their ids are told, the number of a register.
+        self._told = {f"{each}:events": number for number, each in enumerate(self._registers)}
         self._sweeper: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
         #: Whether somebody has left here of whom it may not be told yet.
@@ -135,7 +136,7 @@ class PresenceRepository(Repository):
         """
         operation = self._operation("watch")
         places = None if after is None else self._resources.cursors.decode(after, query=b"presence.watch")
-        async with self._redis.listen(self._channel, operation=operation) as messages:
+        async with self._redis.listen(*self._told, operation=operation) as messages:
             self._sweep_later()
             if places is None:
                 places = await self._ends(operation)
@@ -148,8 +149,8 @@ class PresenceRepository(Repository):
                 if message is None:
                     behind = range(_REGISTERS)
                 else:
-                    told, id = message.data.decode().split(":")
-                    behind = [int(told)] if _place(id) > _place(places[int(told)]) else []
+                    told = self._told[message.channel]
+                    behind = [told] if _place(message.data.decode()) > _place(places[told]) else []
 
     async def sweep(self) -> int:
         """Tell of the users whose time is over; return how many have left. Runs by itself all the time.
@@ -205,7 +206,7 @@ class PresenceRepository(Repository):
             scripted(
                 "presence_note",
                 [f"{register}:due", f"{register}:events"],
-                [str(user_id), ms, self._channel, user_id.int % _REGISTERS, _KEPT],
+                [str(user_id), ms, _KEPT],
                 repeatable=True,
             ),
         ]
@@ -215,7 +216,7 @@ class PresenceRepository(Repository):
         return scripted(
             "presence_settle",
             [f"{register}:due", f"{register}:events"],
-            [str(user_id), seen, rest, self._channel, user_id.int % _REGISTERS, _KEPT],
+            [str(user_id), seen, rest, _KEPT],
             repeatable=True,
         )
 

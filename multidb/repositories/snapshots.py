@@ -1,8 +1,8 @@
 """Log entries as documents of their own: copied, so that nothing of the caller's is kept, and weighed."""
 
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
 from datetime import datetime
-from enum import Enum
+from enum import Enum, StrEnum
 from functools import lru_cache
 from sys import getsizeof
 from types import NoneType
@@ -12,7 +12,7 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from multidb.errors import DataError
-from multidb.models.fields import PERSONAL, Masked
+from multidb.models.fields import PERSONAL, SECRET, Masked
 from multidb.repositories.redaction import REDACTED
 from multidb.repositories.repository import plain_type
 
@@ -25,6 +25,7 @@ _MAPPING_WEIGHT = 240
 #: What MongoDB takes at all is less deep; and a value that contains itself must end somewhere.
 _DEEPEST = 100
 _MOST_VALUES = 100_000
+_TOO_MUCH = f"nested more than {_DEEPEST} deep, or more than {_MOST_VALUES:,} values"
 
 
 class Snapshot(NamedTuple):
@@ -40,13 +41,13 @@ def snapshot(entry: BaseModel, operation: str) -> Snapshot:
     What MongoDB has no type for is left to whoever encodes it. Raises: DataError for a field that is
     nested too deep, or within itself.
     """
-    walk = _Walk()
-    document: dict[str, Any] = {"_id": vars(entry)["id"]}
-    size = 0
-    masked = masked_fields(type(entry), own=True)
+    model = type(entry)
+    values = vars(entry)
+    document: dict[str, Any] = {"_id": values["id"]}
+    size = _MAPPING_WEIGHT
     name = ""
     try:
-        for name, value in vars(entry).items():
+        for name, value in values.items():
             kind = type(value)
             if kind is str:
                 size += getsizeof(value)
@@ -54,17 +55,21 @@ def snapshot(entry: BaseModel, operation: str) -> Snapshot:
             elif kind in _PLAIN:
                 if value is not None:
                     document[name] = value
+            elif isinstance(value, StrEnum):
+                document[name] = value._value_
             else:
+                walk = _Walk()
                 document[name] = walk.copy(value, 1)
+                size += walk.size
     except _Unfit as unfit:
         raise DataError(f"`{name}`: {unfit}", operation=operation) from None
     del document["id"]
-    for name, required in masked.items():
+    for name, required in _own_masked(model).items():
         if required:
             document[name] = REDACTED
         else:
             document.pop(name, None)
-    return Snapshot(document, size + walk.size + _WEIGHT * len(document))
+    return Snapshot(document, size + _WEIGHT * len(document))
 
 
 class _Unfit(Exception):  # noqa: N818 - a way out of the walk, and no error of its own
@@ -77,7 +82,7 @@ class _Walk:
     __slots__ = ("_left", "size")
 
     def __init__(self) -> None:
-        self.size = _MAPPING_WEIGHT
+        self.size = 0
         self._left = _MOST_VALUES
 
     def copy(self, value: Any, depth: int) -> Any:
@@ -98,7 +103,9 @@ class _Walk:
         return value
 
     def _mapping(self, values: dict[Any, Any], depth: int) -> dict[str, Any]:
-        self._enter(values, depth)
+        self._left -= len(values)
+        if self._left < 0 or depth > _DEEPEST:
+            raise _Unfit(_TOO_MUCH)
         copied = values.copy()  # in one step, for another thread may be at it
         size = _MAPPING_WEIGHT + _WEIGHT * len(copied)
         for key, value in copied.items():
@@ -111,7 +118,9 @@ class _Walk:
         return copied
 
     def _list(self, values: Any, depth: int) -> list[Any]:
-        self._enter(values, depth)
+        self._left -= len(values)
+        if self._left < 0 or depth > _DEEPEST:
+            raise _Unfit(_TOO_MUCH)
         copied = list(values)
         size = _WEIGHT * len(copied)
         for place, value in enumerate(copied):
@@ -128,24 +137,25 @@ class _Walk:
         values = {name: REDACTED if name in masked else value for name, value in vars(model).items()}
         return self._mapping(values, depth)
 
-    def _enter(self, values: Sized, depth: int) -> None:
-        self._left -= len(values)
-        if self._left < 0 or depth > _DEEPEST:
-            raise _Unfit(f"nested more than {_DEEPEST} deep, or more than {_MOST_VALUES:,} values")
+
+@lru_cache(maxsize=1024)
+def masked_fields(model: type[BaseModel]) -> Mapping[str, bool]:
+    """Return the fields of a model that are marked as PERSONAL or SECRET, and whether each is required."""
+    return _marked(model, {PERSONAL, SECRET})
 
 
 @lru_cache(maxsize=1024)
-def masked_fields(model: type[BaseModel], *, own: bool = False) -> Mapping[str, bool]:
-    """Return the fields of a model whose values are left out, and whether each is required.
+def _own_masked(model: type[BaseModel]) -> Mapping[str, bool]:
+    """Return the same of an entry's own fields: what is personal there was declared to be stored."""
+    return _marked(model, {SECRET})
 
-    They are those marked as SECRET, and as PERSONAL too unless it is the entry's `own`: there the
-    field was declared to be stored.
-    """
+
+def _marked(model: type[BaseModel], marks: set[Masked]) -> dict[str, bool]:
     return {
         name: field.is_required()
         for name, field in model.model_fields.items()
         if any(
-            isinstance(mark, Masked) and not (own and mark is PERSONAL)
+            isinstance(mark, Masked) and mark in marks
             for mark in (*field.metadata, *plain_type(field.annotation, nullable=True)[1])
         )
     }
@@ -156,7 +166,7 @@ def misfit(model: type[BaseModel]) -> str | None:
     decorators = model.__pydantic_decorators__
     if decorators.field_serializers or decorators.model_serializers:
         return "its entries are stored as they are, and serializers would not be asked"
-    for name, required in masked_fields(model, own=True).items():
+    for name, required in _own_masked(model).items():
         if required and not _is_text(model, name):
             return f"`{name}` is marked as {REDACTED}, so it must be optional or text"
     return None

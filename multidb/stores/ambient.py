@@ -33,7 +33,7 @@ class Ambient(Generic[T]):
     """What is ambient of one kind."""
 
     def __init__(self, name: str, store: StoreName) -> None:
-        self._store = store
+        self._store: StoreName = store
         self._current: ContextVar[T | None] = ContextVar(name, default=None)
 
     def innermost(self) -> T | None:

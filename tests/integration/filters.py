@@ -13,6 +13,7 @@ __all__ = ["ORDERINGS", "PATTERNS", "Stored", "conditions", "holds"]
 
 PATTERNS = [
     "",
+    "a",
     "%",
     "_",
     "a%",

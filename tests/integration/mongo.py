@@ -21,23 +21,33 @@ class Network:
         self.losses = 0
         #: How many of these commands went through.
         self.sent = 0
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
-    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection of the client's."""
+        self._connections[asyncio.create_task(self._serve(reader, writer))] = writer
+
+    async def close(self) -> None:
+        """End the connections that are left."""
+        for writer in self._connections.values():
+            writer.close()
+        await asyncio.gather(*self._connections)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there_writer = await asyncio.open_connection(*self._server)
         lost = asyncio.Event()
         ways = [
             asyncio.create_task(self._to_server(reader, there_writer, lost)),
             asyncio.create_task(self._to_client(there_reader, writer, lost)),
         ]
-        # Its cancellation is the end of the test, and nobody's to hear of.
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         for way in ways:
             way.cancel()
         await asyncio.gather(*ways, return_exceptions=True)
         for each in (writer, there_writer):
             each.close()
+            with suppress(OSError):
+                await each.wait_closed()
 
     async def _to_server(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lost: asyncio.Event
@@ -80,4 +90,4 @@ async def lossy(
         yield settings.model_copy(update={"mongo_url": SecretStr(url)}), network
     finally:
         server.close()
-        await server.wait_closed()
+        await network.close()

@@ -20,6 +20,8 @@ class Proxy:
         #: Cleared, it lets no answer through.
         self.flowing = asyncio.Event()
         self.flowing.set()
+        #: It passes nothing on: what is sent never arrives.
+        self.deaf = False
         self.accepted = 0
 
     async def __aenter__(self) -> Self:
@@ -62,7 +64,8 @@ class Proxy:
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
-            writer.write(data)
+            if not self.deaf:
+                writer.write(data)
 
     async def _return(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):

@@ -1,8 +1,10 @@
 """Documents that change: many at once, by version, by fence, by company, and as they are stored."""
 
 import asyncio
+import json
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +14,7 @@ from multidb import (
     AlreadyExistsError,
     ConfigurationError,
     ConflictError,
+    ConstraintError,
     DataError,
     Model,
     MongoRepository,
@@ -20,6 +23,7 @@ from multidb import (
     VersionedDocument,
     uuid7,
 )
+from multidb.ops import schemas
 from multidb.registry import route_all
 from multidb.settings import Settings
 from tests.collections import Event, Events, NewPaper, Paper, Papers, open_with_collections
@@ -82,6 +86,18 @@ async def test_of_many_upserts_one_adds_and_all_count(db: MultiDB, papers: Paper
     assert stored == max(outcomes, key=lambda each: each.version)
 
 
+async def test_of_many_upserts_of_one_company_one_adds(db: MultiDB):
+    """MongoDB tries again by itself only where nothing but the unique fields is asked for."""
+    memos, company = db[Memos], uuid7()
+    for _ in range(5):
+        id = uuid7()
+        async with db.tenant(company):
+            outcomes = await asyncio.gather(
+                *(memos.upsert(Memos.new_model(id=id, company_id=company, text=f"{n}")) for n in range(20))
+            )
+        assert sorted(each.version for each in outcomes) == list(range(1, 21))
+
+
 async def test_an_upsert_changes_what_was_given_and_no_more(db: MultiDB, papers: Papers):
     first = await papers.upsert(NewPaper(slug="one", title="first", number=1, score=3, label="a"), on="slug")
     assert (first.version, first.created_at) == (1, first.updated_at)
@@ -109,6 +125,10 @@ async def test_put_keeps_the_latest_in_whatever_order_it_is_told(db: MultiDB, pa
     stored = await papers.fetch(id)
     assert (stored.slug, stored.number, stored.version) == ("v5", 5, 5)
     assert stored.created_at == outcomes[0].created_at <= stored.updated_at
+    async with db.mongo_transaction():
+        assert await papers.put(NewPaper(id=id, slug="v4"), version=4) == stored
+        stored = await papers.put(NewPaper(id=id, slug="v6"), version=6)
+    assert await papers.fetch(id) == stored
     # Whole: what the later one does not have is gone.
     later = await papers.put(NewPaper(id=id, slug="later", score=None), version=9)
     assert (later.number, later.score) == (None, None)
@@ -268,6 +288,63 @@ async def test_a_company_sees_and_changes_its_own(db: MultiDB):
 
 
 # --- what is declared
+
+SCHEMA = {
+    "collection": "memos",
+    "version": 1,
+    "validator": {
+        "$jsonSchema": {
+            "bsonType": "object",
+            "required": ["_id", "company_id", "text", "tags", "created_at", "updated_at", "version"],
+            "additionalProperties": False,
+            "properties": {
+                "_id": {"bsonType": "binData"},
+                "company_id": {"bsonType": "binData"},
+                "text": {"bsonType": "string", "maxLength": 10},
+                "tags": {"bsonType": "array", "items": {"bsonType": "string"}},
+                "note": {"bsonType": "string"},
+                "created_at": {"bsonType": "date"},
+                "updated_at": {"bsonType": "date"},
+                "version": {"bsonType": ["int", "long"]},
+            },
+        }
+    },
+    "indexes": [{"name": "memos_text", "key": {"company_id": 1, "text": 1}, "unique": True}],
+}
+
+
+class GuardedMemos(Memos):
+    unique = {"memos_text": ("company_id", "text")}
+
+
+async def test_an_applications_own_schema_guards_its_documents(multidb_settings: Settings, tmp_path: Path):
+    (tmp_path / "memos.json").write_text(json.dumps(SCHEMA))
+    settings = multidb_settings.model_copy(update={"schema_paths": (tmp_path,)})
+    await schemas.apply(settings)
+    async with MultiDB(settings, repositories=[GuardedMemos]) as db:
+        memos, company = db[GuardedMemos], uuid7()
+        first = await memos.add(memos.new_model(company_id=company, text="one"))
+        with pytest.raises(AlreadyExistsError) as taken:
+            await memos.add(memos.new_model(company_id=company, text="one"))
+        assert (taken.value.constraint, taken.value.columns) == ("memos_text", ("company_id", "text"))
+        for call in (
+            memos.add(memos.new_model(company_id=company, text="longer than that")),
+            memos.update(first.id, text="longer than that"),
+            memos.upsert(memos.new_model(id=first.id, company_id=company, text="longer than that")),
+            memos.put(memos.new_model(company_id=company, text="longer than that"), version=7),
+            memos.update_many({}, changes={"text": "longer than that"}),
+        ):
+            with pytest.raises(ConstraintError) as refused:
+                await call
+            assert type(refused.value) is ConstraintError
+            assert refused.value.columns == ("text",)
+        again = await memos.upsert(
+            memos.new_model(company_id=company, text="one", note="x"), on=("text", "company_id")
+        )
+        assert (again.id, again.note, again.version) == (first.id, "x", 2)
+        put = await memos.put(memos.new_model(company_id=company, text="two", tags=("a",)), version=3)
+        assert (put.tags, put.version) == (("a",), 3)
+        assert await memos.count() == 2
 
 
 def test_models_follow_from_the_document_where_none_are_declared() -> None:

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 from pydantic import SecretStr
 
-from multidb import LogLevel, MultiDB, SystemLog, UnavailableError, uuid7
+from multidb import DataError, LogLevel, MultiDB, SystemLog, UnavailableError, uuid7
 from multidb.models.emitted import Emitted
 from multidb.settings import Settings
 
@@ -141,19 +141,21 @@ async def test_bad_entries_are_counted_and_take_none_along(db: MultiDB, caplog: 
     assert await db.system_logs.get(good[0].id) == good[0]
 
 
-async def test_one_that_makes_mongodb_refuse_them_all_is_found(db: MultiDB, broken: Broken):
-    deep: Any = 1
-    for _ in range(99):
-        deep = {"a": deep}
-    deeper = [deep] * 3
-    for _ in range(90):
-        deeper = [deeper]
-    given = [entry() for _ in range(20)]
-    given[7] = SystemLog.model_construct(**{**dict(entry()), "context": {"a": deeper}})
+async def test_one_that_makes_mongodb_refuse_them_all_is_found(db: MultiDB, monkeypatch: pytest.MonkeyPatch):
+    store = db.system_logs._emitter._store
+
+    async def insert(documents: Sequence[Any]) -> Any:
+        if any(each["message"] == "poison" for each in documents):
+            return dict.fromkeys(range(len(documents)), DataError("one of them"))
+        return await store(documents)
+
+    monkeypatch.setattr(db.system_logs._emitter, "_store", insert)
+    given = [entry(message="poison" if n in {7, 30} else "m") for n in range(40)]
     for each in given:
         db.system_logs.emit(each)
     counts = await settled(db)
-    assert (counts.stored, counts.refused) == (19, 1)
+    assert (counts.stored, counts.refused) == (38, 2)
+    assert len(await stored(db)) == 38
 
 
 async def test_both_ways_are_redacted(multidb_settings: Settings):
@@ -360,3 +362,14 @@ async def test_the_spilling_goes_on_while_mongodb_is_away(
                 if db.system_logs.emitted.pending < 900:
                     db.system_logs.emit(entry())
                 await asyncio.sleep(0)
+
+
+async def test_an_emit_inside_a_transaction_is_no_part_of_it(db: MultiDB):
+    """Also where it is the first, whose caller's context the task would have."""
+    given = entry()
+    with pytest.raises(KeyError):
+        async with db.mongo_transaction():
+            db.system_logs.emit(given)
+            await settled(db)
+            raise KeyError
+    assert await stored(db) == [given.id]

@@ -53,9 +53,7 @@ class Run:
 
 
 @pytest.fixture
-async def ingest(tmp_path: Path, multidb_settings: Settings, db: MultiDB) -> Run:
-    # The lines are of many years, and would be deleted soon.
-    await db.mongo.database["system_logs"].drop_index("retention")
+def ingest(tmp_path: Path, multidb_settings: Settings) -> Run:
     return Run(tmp_path, multidb_settings)
 
 

@@ -252,7 +252,7 @@ async def test_a_process_that_emits_is_killed(
         # Of that database, at a server that is away.
         "MULTIDB_MONGO_URL": f"mongodb://127.0.0.1:{unused_tcp_port}/{url.rpartition('/')[2].partition('?')[0]}",
         "MULTIDB_DEGRADABLE_STORES": "mongo",
-        "MULTIDB_CONNECT_TIMEOUT": "0.5",
+        "MULTIDB_OPEN_TIMEOUT": "30",
         "MULTIDB_LOG_OVERFLOW": "spill",
         "MULTIDB_LOG_SPILL_DIRECTORY": str(tmp_path),
         "MULTIDB_LOG_BUFFER_ENTRIES": "100",

@@ -58,19 +58,251 @@ async def test_cache_fill(redis: Scripts):
     assert await redis.do("GET", "entry") is None
 
 
+async def test_counter_add(redis: Scripts):
+    async def add(process: str, flush: int, by: int) -> Any:
+        return await redis.run("counter_add", ["n", "n:flushes"], process, flush, by, 5000)
+
+    assert await add("p", 1, 5) == b"5"
+    # Sent again, it counts once; and so does one that comes after a later one.
+    assert await add("p", 1, 5) == b"5"
+    assert await add("p", 9, 1) == b"6"
+    assert await add("p", 8, 1) == b"6"
+    assert await add("p", 10, 1) == b"7"
+    assert await add("q", 1, 10**12) == str(10**12 + 7).encode()
+    assert all([0 < await redis.do("PTTL", name) <= 5000 for name in ("n", "n:flushes")])
+
+
+async def test_counter_rank(redis: Scripts):
+    async def rank(flush: int, *pairs: Any) -> Any:
+        return await redis.run("counter_rank", ["day", "day:flushes"], "p", flush, 5000, *pairs)
+
+    assert await rank(1, "a", 3, "b", 1) == 2
+    assert await rank(1, "a", 3, "b", 1) == 2
+    assert await rank(2, "b", 4, "c", 1) == 3
+    assert await redis.do("ZREVRANGE", "day", 0, -1) == [b"b", b"a", b"c"]
+    assert [await redis.do("ZSCORE", "day", member) for member in "abc"] == [3, 5, 1]
+    assert all([0 < await redis.do("PTTL", name) <= 5000 for name in ("day", "day:flushes")])
+
+
+DAY, HOUR = 86_400_000, 3_600_000
+
+
+async def create(redis: Scripts, id: str, token: str = "t1", *, limit: int = 10) -> Any:
+    return await redis.run("session_create", ["index", f"index:{id}"], id, token, "{}", DAY, HOUR, limit)
+
+
+async def use(redis: Scripts, id: str, token: str, new: str = "", *, grace: int = HOUR) -> Any:
+    return await redis.run("session_use", ["index", f"index:{id}"], id, token, HOUR, 0, new, grace, 3)
+
+
 async def test_session_create(redis: Scripts):
-    await redis.do("ZADD", "index", 1, "ended", 90_000, "later")
-    assert await redis.run("session_create", ["session", "index"], "{}", "digest", 60_000, 10_000) == 1
-    assert await redis.do("GET", "session") == b"{}"
-    assert 0 < await redis.do("PTTL", "session") <= 50_000
-    # What ended in 1970 leaves the index, which lives as long as what ends last: so it is gone too.
-    assert await redis.do("EXISTS", "index") == 0
+    await redis.do("ZADD", "index", 1, "ended")
+    now, displaced, expired = await create(redis, "a")
+    assert (displaced, expired) == ([], [b"ended", b"1"])
+    assert await redis.do("HGET", "index:a", "ends") == str(now + DAY).encode()
+    assert HOUR - 60_000 < await redis.do("PTTL", "index:a") <= HOUR
+    assert HOUR - 60_000 < await redis.do("PTTL", "index") <= HOUR
+    assert (await create(redis, "b", limit=1))[1:] == [[b"a"], []]
+    assert await redis.do("EXISTS", "index:a") == 0
+    assert await redis.do("ZRANGE", "index", 0, -1) == [b"b"]
+
+
+async def test_session_use(redis: Scripts):
+    assert await use(redis, "a", "t1") is None
+    await create(redis, "a")
+    assert (await use(redis, "a", "t1"))[0] == b"live"
+    # The new token takes the other's place, which may be used along with it for a while.
+    assert (await use(redis, "a", "t1", "t2"))[0] == b"live"
+    assert [(await use(redis, "a", token))[0] for token in ("t1", "t2")] == [b"live"] * 2
+    await use(redis, "a", "t2", "t3")
+    assert (await use(redis, "a", "t3", "t4"))[0] == b"crowded"
+    assert (await use(redis, "a", "another"))[0] == b"reused"
+    assert await use(redis, "a", "t3") is None
+
+
+async def test_session_find(redis: Scripts):
+    for id in ("a", "b", "lost"):
+        await create(redis, id)
+    await redis.do("DEL", "index:lost")
+    await redis.do("ZADD", "index", 1, "ended")
+    live, expired = await redis.run("session_find", ["index"])
+    assert {each[0] for each in live} == {b"a", b"b"}
+    assert expired == [b"ended", b"1"]
+    assert set(await redis.do("ZRANGE", "index", 0, -1)) == {b"a", b"b"}
 
 
 async def test_session_revoke(redis: Scripts):
-    await redis.do("SET", "session", "{}")
-    await redis.do("ZADD", "index", 1, "digest", 2, "other")
-    assert await redis.run("session_revoke", ["session", "index"], "digest") == 1
-    assert await redis.do("ZRANGE", "index", 0, -1) == [b"other"]
-    assert await redis.do("EXISTS", "session") == 0
-    assert await redis.run("session_revoke", ["session", "index"], "digest") == 0
+    await create(redis, "a")
+    await create(redis, "b")
+    assert (await redis.run("session_revoke", ["index", "index:a"], "a"))[1] == b"{}"
+    assert await redis.do("ZRANGE", "index", 0, -1) == [b"b"]
+    assert await redis.do("EXISTS", "index:a") == 0
+    assert await redis.run("session_revoke", ["index", "index:a"], "a") is None
+
+
+async def test_session_revoke_all(redis: Scripts):
+    for id in "abc":
+        await create(redis, id)
+    assert (await redis.run("session_revoke_all", ["index"], "b"))[0] == 2
+    assert await use(redis, "a", "t1") is None
+    assert (await use(redis, "b", "t1"))[0] == b"live"
+    assert (await redis.run("session_revoke_all", ["index"], ""))[0] == 1
+    assert await redis.do("EXISTS", "index") == 0
+
+
+LOCK = ["lock", "fence", "queue", "alive"]
+
+
+async def acquire(redis: Scripts, token: str, patience: int = 0) -> tuple[int, int]:
+    fence, wait = await redis.run("lock_acquire", [*LOCK, f"note:{token}"], token, 5000, DAY, patience)
+    return int(fence), int(wait)
+
+
+async def release(redis: Scripts, token: str, note: int = 0) -> Any:
+    return await redis.run("lock_release", ["lock", "queue", "alive", f"note:{token}"], token, note)
+
+
+async def test_lock_acquire(redis: Scripts):
+    first, _ = await acquire(redis, "a")
+    assert first > 0
+    # Asked again, the same; and nobody else gets it.
+    assert await acquire(redis, "a") == (first, 0)
+    fence, wait = await acquire(redis, "b", 5000)
+    assert (fence, 0 < wait <= 5000) == (0, True)
+    await redis.do("DEL", "lock")
+    # Who queues comes first.
+    assert (await acquire(redis, "c", 5000))[0] == 0
+    assert (await acquire(redis, "b", 5000))[0] > first
+    await redis.do("DEL", "lock")
+    await redis.do("SET", "note:c", "")
+    assert await acquire(redis, "c") == (0, 0)
+
+
+async def test_lock_extend(redis: Scripts):
+    assert await redis.run("lock_extend", ["lock"], "a", HOUR) == 0
+    await acquire(redis, "a")
+    assert await redis.run("lock_extend", ["lock"], "b", HOUR) == 0
+    assert await redis.run("lock_extend", ["lock"], "a", HOUR) == 1
+    assert await redis.do("PTTL", "lock") > 5000
+
+
+async def test_lock_release(redis: Scripts):
+    await acquire(redis, "a")
+    await acquire(redis, "b", 5000)
+    assert await release(redis, "c") == 0
+    assert await redis.do("EXISTS", "lock") == 1
+    assert await release(redis, "a") == 1
+    assert await release(redis, "b", 5000) == 0
+    assert [await redis.do("EXISTS", name) for name in ("lock", "queue", "alive", "note:b")] == [0, 0, 0, 1]
+
+
+async def beat(redis: Scripts, device: str, ms: int = HOUR, limit: int = 10) -> Any:
+    return await redis.run("presence_beat", ["devices"], device, ms, limit)
+
+
+async def note(redis: Scripts, user: str, ms: int = HOUR) -> Any:
+    return await redis.run("presence_note", ["register", "events"], user, ms, "told", 7, 100)
+
+
+async def events(redis: Scripts) -> list[tuple[bytes, bytes]]:
+    return [(fields[1], fields[3]) for _, fields in await redis.do("XRANGE", "events", "-", "+")]
+
+
+async def test_presence_beat(redis: Scripts):
+    await redis.do("ZADD", "devices", 1, "gone")
+    for device in ("phone", "desk", "watch"):
+        assert await beat(redis, device, limit=2) == 1
+    assert len(await redis.do("ZRANGE", "devices", 0, -1)) == 2
+    assert HOUR - 60_000 < await redis.do("PTTL", "devices") <= HOUR
+
+
+async def test_presence_leave(redis: Scripts):
+    assert await redis.run("presence_leave", ["devices"], "phone") == 0
+    await beat(redis, "desk", HOUR)
+    await beat(redis, "phone", DAY)
+    assert await redis.run("presence_leave", ["devices"], "phone") == 1
+    # The key lives as long as the device that stays.
+    assert await redis.do("PTTL", "devices") <= HOUR
+    assert await redis.run("presence_leave", ["devices"], "desk") == 1
+    assert await redis.do("EXISTS", "devices") == 0
+
+
+async def test_presence_note(redis: Scripts):
+    assert await note(redis, "ada") == 1
+    assert await note(redis, "ada") == 0
+    # It was gone, and nobody had told.
+    await redis.do("ZADD", "register", 1, "ada")
+    assert await note(redis, "ada") == 1
+    assert await events(redis) == [(b"join", b"ada"), (b"leave", b"ada"), (b"join", b"ada")]
+
+
+async def test_presence_count(redis: Scripts):
+    assert await redis.run("presence_count", ["register"]) == 0
+    await note(redis, "ada")
+    await redis.do("ZADD", "register", 1, "gone")
+    assert await redis.run("presence_count", ["register"]) == 1
+
+
+async def test_presence_due(redis: Scripts):
+    await note(redis, "ada")
+    await redis.do("ZADD", "register", 1, "bob", 2, "eve")
+    due = [str(each, "ascii") for each in await redis.run("presence_due", ["register"], 10)]
+    assert due == ["bob", "1", "eve", "2"]
+    assert (await redis.run("presence_due", ["register"], 1))[0] == b"bob"
+
+
+async def test_presence_settle(redis: Scripts):
+    async def settle(seen: int, ms: int) -> Any:
+        return await redis.run("presence_settle", ["register", "events"], "ada", seen, ms, "told", 7, 100)
+
+    await redis.do("ZADD", "register", 5, "ada")
+    assert await settle(4, 0) == 0
+    assert await settle(5, HOUR) == 0
+    await redis.do("ZADD", "register", 5, "ada")
+    assert await settle(5, 0) == 1
+    assert await settle(5, 0) == 0
+    assert await events(redis) == [(b"leave", b"ada")]
+
+
+async def test_upload_reserve(redis: Scripts):
+    assert await redis.run("upload_reserve", ["user"], "a", 60, 5000, 2, 100) == b"ok"
+    assert await redis.run("upload_reserve", ["user"], "b", 41, 5000, 2, 100) == b"much"
+    assert await redis.run("upload_reserve", ["user"], "b", 40, 5000, 2, 100) == b"ok"
+    assert await redis.run("upload_reserve", ["user"], "c", 0, 5000, 2, 100) == b"many"
+    assert await redis.run("upload_reserve", ["user"], "a", 60, 5000, 2, 100) == b"ok"
+    await redis.do("HSET", "user", "b", "1:40")
+    assert await redis.run("upload_reserve", ["user"], "c", 40, 5000, 2, 100) == b"ok"
+    assert 0 < await redis.do("PTTL", "user") <= 5000
+
+
+async def test_upload_begin(redis: Scripts):
+    ends = await redis.run("upload_begin", ["upload"], "{}", "u", 10, 5000)
+    assert ends > 1_700_000_000_000
+    assert 0 < await redis.do("PTTL", "upload") <= 5000
+    assert await redis.run("upload_begin", ["upload"], "{}", "u", 10, 5000) == 0
+
+
+async def test_upload_append(redis: Scripts):
+    keys = ["upload", "upload:parts", "upload:chunks"]
+    assert await redis.run("upload_append", keys, "abc", 0, 9) == [b"gone"]
+    await redis.run("upload_begin", ["upload"], "{}", "u", 10, 5000)
+    assert await redis.run("upload_append", keys, "ghij", 6, 3) == [b"ok", 4, 0]
+    assert await redis.run("upload_append", keys, "abc", "", 3) == [b"ok", 7, 3]
+    assert await redis.run("upload_append", keys, "abc", 0, 3) == [b"ok", 7, 3]
+    assert await redis.run("upload_append", keys, "abd", 0, 3) == [b"other"]
+    assert await redis.run("upload_append", keys, "defg", 3, 3) == [b"other"]
+    assert await redis.run("upload_append", keys, "defghijk", 3, 3) == [b"beyond"]
+    assert await redis.run("upload_append", keys, "def", 3, 2) == [b"many"]
+    assert await redis.run("upload_append", keys, "def", 3, 3) == [b"ok", 10, 10]
+    for name in keys:
+        assert 0 < await redis.do("PTTL", name) <= 5000
+
+
+async def test_upload_drop(redis: Scripts):
+    keys = ["upload", "upload:parts", "upload:chunks"]
+    assert await redis.run("upload_drop", keys) is None
+    await redis.run("upload_begin", ["upload"], "{}", "u", 10, 5000)
+    await redis.run("upload_append", keys, "abc", 0, 9)
+    assert await redis.run("upload_drop", keys) == b"u"
+    for name in keys:
+        assert await redis.do("EXISTS", name) == 0

@@ -193,6 +193,7 @@ async def test_scripts_survive_a_script_flush(db: MultiDB):
 # --- their end
 
 
+@pytest.mark.redis
 async def test_a_session_and_its_index_expire_unused(db: MultiDB):
     await db.sessions.create(uuid7())
     idle = db.settings.session_idle_timeout.total_seconds() * 1000
@@ -293,6 +294,7 @@ async def test_a_lost_index_opens_nothing(db: MultiDB):
     assert await db.sessions.get(token) is None
 
 
+@pytest.mark.redis
 async def test_find_passes_over_a_session_that_was_evicted(db: MultiDB):
     user = uuid7()
     _, lost = await db.sessions.create(user)
@@ -305,6 +307,7 @@ async def test_find_passes_over_a_session_that_was_evicted(db: MultiDB):
 # --- how many
 
 
+@pytest.mark.redis
 async def test_the_oldest_make_room(multidb_settings: Settings):
     async with MultiDB(changed(multidb_settings, session_limit=3)) as db:
         user = uuid7()
@@ -332,6 +335,7 @@ async def test_the_limit_holds_for_any_number_at_once(multidb_settings: Settings
 # --- touching
 
 
+@pytest.mark.redis
 async def test_a_touch_keeps_a_session_alive_and_is_seen(db: MultiDB):
     token, session = await db.sessions.create(uuid7())
     await age(db, session, timedelta(days=6))

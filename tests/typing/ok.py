@@ -14,6 +14,7 @@ from multidb import (
     Health,
     LogLevel,
     Model,
+    MongoRepository,
     MultiDB,
     NewCompany,
     NewUser,
@@ -25,6 +26,7 @@ from multidb import (
     SystemLog,
     User,
     UserChanges,
+    VersionedDocument,
 )
 
 
@@ -57,6 +59,23 @@ class ReceiptRepository(PostgresRepository[Invoice, NewInvoice]):
 class LogRepository(AppendOnlyRepository[SystemLog]):
     collection = "logs"
     order_by = "-timestamp"
+
+
+class Memo(VersionedDocument):
+    text: str
+
+
+class NewMemo(Model):
+    id: UUID = UUID(int=0)
+    text: str
+
+
+class MemoRepository(MongoRepository[Memo]):
+    collection = "memos"
+
+
+class PaperRepository(MongoRepository[Memo, NewMemo]):
+    collection = "papers"
 
 
 async def opening(settings: Settings) -> None:
@@ -115,6 +134,27 @@ async def pages(db: MultiDB) -> None:
 
 async def logs(db: MultiDB, id: UUID) -> None:
     assert_type(await db.system_logs.get(id), SystemLog | None)
+    assert_type(await db.system_logs.fetch(id), SystemLog)
+    assert_type(await db.system_logs.append_many([]), int)
+    assert_type([entry.message async for entry in db.system_logs.stream(level="error")], list[str])
+
+
+async def documents(db: MultiDB, id: UUID) -> None:
+    memos, papers = db[MemoRepository], db[PaperRepository]
+    assert_type(await memos.add(memos.new_model(text="a")), Memo)
+    assert_type(await papers.add(NewMemo(text="a")), Memo)
+    assert_type(await papers.upsert(NewMemo(text="a"), on="text"), Memo)
+    assert_type(await papers.put(NewMemo(text="a"), version=3), Memo)
+    assert_type(await papers.update(id, text="b", version=3), Memo)
+    assert_type(await papers.delete(id), bool)
+    assert_type(await papers.update_many({"text": "a"}, changes={"text": "b"}), int)
+
+    async def work() -> Memo:
+        return await papers.fetch(id)
+
+    async with db.mongo_transaction():
+        assert_type(await papers.find(before=None), Page[Memo])
+    assert_type(await db.run_mongo_transaction(work), Memo)
 
 
 async def sessions(db: MultiDB, id: UUID) -> None:

@@ -43,8 +43,14 @@ BY_POSITION = {
     "UsageAnalyticsRepository.range": ["first", "last"],
     "UsageAnalyticsRepository.total": ["first", "last"],
     "UsageAnalyticsRepository.top": ["first", "last"],
+    "MongoRepository.update": ["changes"],
     # One thought: whose history.
     "AuditLogRepository.history": ["id"],
+    # One thought: which counter, and which of them.
+    "CounterRepository.get": ["day"],
+    "CounterRepository.range": ["first", "last"],
+    # One thought: what to add to which.
+    "UploadRepository.append": ["chunk"],
 }
 
 

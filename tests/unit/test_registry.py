@@ -1,7 +1,7 @@
 """The registry: every entity has its place, and what does not fit is said when the repositories are wired."""
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from multidb import (
     Model,
     MongoRepository,
     MultiDB,
+    NewDocument,
     NotOpenError,
     PostgresRepository,
     Row,
@@ -426,6 +427,8 @@ CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
         if name in {"get", "fetch", "get_many", "find", "find_one", "stream", "count", "exists"}
     },
     "system_logs.append": lambda db: db.system_logs.append(SystemLog.model_validate(LOG)),
+    "user_activity_logs.tail": lambda db: anext(db.user_activity_logs.tail()),
+    "api_request_logs.tail": lambda db: anext(db.api_request_logs.tail()),
     "api_request_logs.append": lambda db: db.api_request_logs.append(ApiRequestLog.model_validate(REQUEST)),
     "api_request_logs.rollup": lambda db: db.api_request_logs.rollup(),
     "api_request_logs.range": lambda db: db.api_request_logs.range(*DAY),
@@ -452,6 +455,11 @@ CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
         [UserActivityLog(user_id=ID, action="login")]
     ),
     "system_logs.append_many": lambda db: db.system_logs.append_many([SystemLog.model_validate(LOG)]),
+    "system_logs.tail": lambda db: anext(db.system_logs.tail()),
+    "system_logs.per_minute": lambda db: db.system_logs.per_minute(
+        since=datetime.now(UTC) - timedelta(minutes=1)
+    ),
+    "system_logs.search": lambda db: db.system_logs.search("words"),
     "sessions.create": lambda db: db.sessions.create(ID),
     "sessions.get": lambda db: db.sessions.get(token_of(db)),
     "sessions.rotate": lambda db: db.sessions.rotate(token_of(db)),
@@ -465,8 +473,18 @@ CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     "presence.count": lambda db: db.presence.count(),
     "presence.watch": lambda db: anext(db.presence.watch()),
     "presence.sweep": lambda db: db.presence.sweep(),
+    "uploads.begin": lambda db: db.uploads.begin(NewDocument(company_id=ID, owner_id=ID, title="A"), size=1),
+    "uploads.append": lambda db: db.uploads.append(ID, b"x"),
+    "uploads.get": lambda db: db.uploads.get(ID),
+    "uploads.gaps": lambda db: db.uploads.gaps(ID),
+    "uploads.complete": lambda db: db.uploads.complete(ID),
+    "uploads.abort": lambda db: db.uploads.abort(ID),
     "locks.document": lambda db: db.locks.document(ID).__aenter__(),
     "locks.documents": lambda db: db.locks.documents([ID]).__aenter__(),
+    "counters.increment": lambda db: db.counters.increment("GET /"),
+    "counters.get": lambda db: db.counters.get("GET /", date(2026, 1, 1)),
+    "counters.range": lambda db: db.counters.range("GET /", date(2026, 1, 1), date(2026, 1, 2)),
+    "counters.top": lambda db: db.counters.top(date(2026, 1, 1)),
 }
 
 

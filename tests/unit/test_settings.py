@@ -525,3 +525,9 @@ def test_without_a_secret_key_another_password_is_another_key() -> None:
 def test_a_derived_key_shows_nothing_of_the_secret() -> None:
     assert PASSWORD.encode() not in made().derive_key(PASSWORD)
     assert SECRET_KEY.encode() not in made(secret_key=SECRET_KEY).derive_key(SECRET_KEY)
+
+
+def test_logs_are_spilled_only_where_a_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="MULTIDB_LOG_SPILL_DIRECTORY"):
+        made(log_overflow="spill")
+    assert made(log_overflow="spill", log_spill_directory=tmp_path).log_spill_directory == tmp_path

@@ -84,7 +84,7 @@ class Backlog:
             if not buffer.fits(size) and not self._making_room and not self._make_room(item):
                 return
             buffer.put(item)
-            if buffer.count >= self._armed or (self._armed != _NEVER and buffer.size > _BATCH_BYTES):
+            if buffer.count >= self._armed or (self._armed != _NEVER and self.plenty):
                 self._armed = _NEVER
                 self._alarm()
 
@@ -104,7 +104,7 @@ class Backlog:
     def arm(self, count: float) -> bool:
         """Have the alarm called at so many documents; False if there are as many already."""
         with self._lock:
-            if self._buffer.count >= count or self._buffer.size > _BATCH_BYTES:
+            if self._buffer.count >= count or self.plenty:
                 return False
             self._armed = count
             return True
@@ -112,6 +112,11 @@ class Backlog:
     def disarm(self) -> None:
         """Have the alarm not called."""
         self._armed = _NEVER
+
+    @property
+    def plenty(self) -> bool:
+        """Whether the buffer fills a round trip."""
+        return self._buffer.count >= BATCH or self._buffer.size > _BATCH_BYTES
 
     @property
     def fullness(self) -> float:
@@ -154,7 +159,7 @@ class Backlog:
             with self._encoding:
                 with self._lock:
                     items = self._buffer.give_up(len(self._ranks) - 1, _SPILLED_AT_ONCE)
-                self._lose(self._entries(items))
+                self._push_out(items)
 
     def abandon(self) -> None:
         """Spill or shed all that is in memory. Blocks."""
@@ -162,7 +167,7 @@ class Backlog:
             while self.on_the_way:
                 self._lose(self.on_the_way.pop(0))
             while items := self._buffer.give_up(len(self._ranks) - 1, _SPILLED_AT_ONCE):
-                self._lose(self._entries(items))
+                self._push_out(items)
             if self.spill is not None:
                 self.spill.close()
 
@@ -188,9 +193,9 @@ class Backlog:
             while not self._buffer.fits(item.size):
                 victims = self._buffer.give_up(item.rank, 1 if self.spill is None else _SPILLED_AT_ONCE)
                 if not victims:
-                    self._lose(self._entries([item]))
+                    self._push_out([item])
                     return False
-                self._lose(self._entries(victims))
+                self._push_out(victims)
             return True
         finally:
             self._making_room = False
@@ -206,6 +211,14 @@ class Backlog:
             else:
                 entries.append(Entry(document, item.rank))
         return entries
+
+    def _push_out(self, items: Sequence[Item]) -> None:
+        if self.spill is not None:
+            self._lose(self._entries(items))
+            return
+        with self._lock:
+            for item in items:
+                self._shed[item.rank] += 1
 
     def _lose(self, entries: Sequence[Entry]) -> None:
         """Write these to the spill file, and shed those that are not."""

@@ -34,7 +34,7 @@ class Buffer:
         return max(self.count / self._most, self.size / self._most_bytes)
 
     def put(self, item: Item) -> None:
-        """Keep a document, whatever its size: `fits` was asked."""
+        """Keep a document, whatever its size."""
         self._queues[item.rank].append(item)
         self.count += 1
         self.size += item.size

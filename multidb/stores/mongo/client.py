@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from bson import CodecOptions
 from bson.raw_bson import RawBSONDocument
-from pymongo import ReturnDocument, UpdateOne
+from pymongo import ReturnDocument
 from pymongo import errors as driver
 from pymongo.read_concern import ReadConcern
 
@@ -20,7 +20,7 @@ from multidb.settings import Settings
 from multidb.stores.mongo.calls import Call, Turns
 from multidb.stores.mongo.changes import Changes, Position
 from multidb.stores.mongo.documents import Document, Encoded, messages
-from multidb.stores.mongo.driver import ChangeStream, Client, Database, Driver, Session, load
+from multidb.stores.mongo.driver import ChangeStream, Client, Database, Session, load
 from multidb.stores.mongo.emitting import Emitter
 from multidb.stores.mongo.errors import (
     ID_ALONE,
@@ -31,7 +31,7 @@ from multidb.stores.mongo.errors import (
     translating,
 )
 from multidb.stores.mongo.pool import PoolCounter
-from multidb.stores.mongo.tallies import Tallies
+from multidb.stores.mongo.tallies import Tallies, advances
 from multidb.stores.mongo.transactions import Transactions
 from multidb.stores.store import Answer, Store
 
@@ -107,13 +107,8 @@ class MongoStore(Store[Client]):
 
     def tallies(self, collection: str, *, operation: str) -> Tallies:
         """Return what counts in memory and stores it in this collection, while this store is open."""
-        made = Tallies(
-            partial(self.advance, collection, by="count", operation=operation),
-            operation=operation,
-            most=self.settings.usage_tallies,
-            interval=self.settings.usage_flush_interval,
-            drain=self.settings.log_drain_timeout,
-        )
+        advance = partial(self.advance, collection, by="count", operation=operation)
+        made = Tallies(advance, operation=operation, settings=self.settings)
         self._waiting.append(made)
         return made
 
@@ -213,7 +208,7 @@ class MongoStore(Store[Client]):
     ) -> list[Document]:
         """Return what a pipeline gives, all of it: it must end in few. The server may use its disk."""
         async with self._call(operation) as session:
-            cursor = await self._driver.aggregate(
+            cursor = await load(self.settings.mongo_driver).aggregate(
                 self.database[collection], pipeline, {"allowDiskUse": True, "session": session}
             )
             documents: list[Document] = await cursor.to_list(None)
@@ -228,15 +223,11 @@ class MongoStore(Store[Client]):
         nothing is written, so the same call may be made again. It takes no part in a transaction:
         what one rolls back must not count as stored.
         """
-        updates: list[UpdateOne] = []
-        for document in documents:
-            later = {"$cond": [{"$lt": [f"${by}", document[by]]}, {"$literal": document}, "$$ROOT"]}
-            updates.append(UpdateOne({"_id": document["_id"]}, [{"$replaceWith": later}], upsert=True))
-        if not updates:
+        if not documents:
             return {}
         async with Call(self._turns, self.settings.mongo_timeout, self.under_way, operation):
             try:
-                await self.database[collection].bulk_write(updates, ordered=False)
+                await self.database[collection].bulk_write(advances(documents, by), ordered=False)
             except driver.BulkWriteError as error:
                 return refusals(error, len(documents), operation)
         return {}
@@ -304,10 +295,6 @@ class MongoStore(Store[Client]):
             database = self.database
             answer: Document = await database.command(dict(command), codec_options=database.codec_options)
         return answer
-
-    @property
-    def _driver(self) -> Driver:
-        return load(self.settings.mongo_driver)
 
     def watch(
         self,
@@ -390,7 +377,7 @@ class MongoStore(Store[Client]):
         self._waits = asyncio.Semaphore(max(1, settings.mongo_pool_size // 2))
         self._version = ""
         with translating("open"):
-            return self._driver.connect(
+            return load(settings.mongo_driver).connect(
                 settings.mongo_url.get_secret_value(),
                 {
                     "appname": "multidb",
@@ -406,7 +393,7 @@ class MongoStore(Store[Client]):
             )
 
     async def _disconnect(self, client: Client) -> None:
-        await self._driver.close(client)
+        await load(self.settings.mongo_driver).close(client)
 
 
 def _database_name(url: str) -> str:

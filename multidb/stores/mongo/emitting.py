@@ -137,16 +137,23 @@ class Emitter:
         if spill is not None:
             await complete(asyncio.to_thread(spill.claim))
         while True:
-            await self._send(backlog.on_the_way, self._settle)
-            while await complete(asyncio.to_thread(backlog.take)):
-                await self._send(backlog.on_the_way, self._settle)
+            await self._take()
+            while backlog.on_the_way:
+                # While these are stored, the next are encoded, if they fill a round trip.
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._send(backlog.on_the_way, self._settle))
+                    if self._closing or backlog.plenty:
+                        group.create_task(self._take())
             if spill is not None and spill.waiting:
                 await self._replay()
-            elif self._closing:
+            elif self._closing and not backlog.fullness:
                 return
             elif not await self._until(1, None if spill is None else _SEARCH) and spill is not None:
                 await complete(asyncio.to_thread(spill.claim))
             await self._until(BATCH, self._interval)
+
+    async def _take(self) -> bool:
+        return await complete(asyncio.to_thread(self._backlog.take))
 
     async def _until(self, count: int, seconds: float | None) -> bool:
         """Wait until so many are in the buffer, or it is to be closed; False if that took too long."""

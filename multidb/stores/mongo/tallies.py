@@ -15,16 +15,18 @@ A tally that MongoDB has may be forgotten. What is counted later begins another,
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
-from datetime import timedelta
 from typing import TypeAlias
 
+from pymongo import UpdateOne
+
 from multidb.errors import AlreadyExistsError, ConstraintError, DataError, MultiDBError
+from multidb.settings import Settings
 from multidb.stores.mongo.documents import Document
 
-__all__ = ["Tallies"]
+__all__ = ["Tallies", "advances"]
 
 _log = logging.getLogger("multidb.tallies")
 
@@ -35,6 +37,15 @@ Advance: TypeAlias = Callable[[Sequence[Document]], Awaitable[Mapping[int, Multi
 _BATCH = 1000
 #: After so many records a tally is left as it is, so that no sum grows beyond eight bytes.
 _FULL = 2**22
+
+
+def advances(documents: Iterable[Document], by: str) -> list[UpdateOne]:
+    """Return what sets each document, unless the one that is stored has as much in the field `by`."""
+    updates: list[UpdateOne] = []
+    for document in documents:
+        later = {"$cond": [{"$lt": [f"${by}", document[by]]}, {"$literal": document}, "$$ROOT"]}
+        updates.append(UpdateOne({"_id": document["_id"]}, [{"$replaceWith": later}], upsert=True))
+    return updates
 
 
 class _Tally:
@@ -61,18 +72,17 @@ class _Tally:
 class Tallies:
     """What is counted, from any thread, before the event loop runs and after it.
 
-    `advance` stores the tallies; at most `most` are in memory, those with nothing new to store
-    included. A flush begins `interval` after the first record since the last one.
+    `advance` stores the tallies; at most `Settings.usage_tallies` are in memory, those with nothing
+    new to store included. A flush begins `Settings.usage_flush_interval` after the first record
+    since the last one.
     """
 
-    def __init__(
-        self, advance: Advance, *, operation: str, most: int, interval: timedelta, drain: timedelta
-    ) -> None:
+    def __init__(self, advance: Advance, *, operation: str, settings: Settings) -> None:
         self._advance = advance
         self._operation = operation
-        self._most = most
-        self._interval = interval.total_seconds()
-        self._drain = drain.total_seconds()
+        self._most = settings.usage_tallies
+        self._interval = settings.usage_flush_interval.total_seconds()
+        self._drain = settings.log_drain_timeout.total_seconds()
         self._lock = threading.Lock()
         #: With records that MongoDB has not acknowledged, and without.
         self._changed: dict[Hashable, _Tally] = {}

@@ -26,8 +26,8 @@ class Command:
     """A command, ready to be sent: its name, its key, and what else it takes.
 
     The key decides which node of a cluster runs it. No two commands are equal, whatever they say:
-    each is run for itself. A `repeatable` one does no harm when it is run a second time because the
-    answer to the first was lost.
+    each is run for itself, so make one for each call. A `repeatable` one does no harm when it is run
+    a second time because the answer to the first was lost.
 
     Raises: redis.exceptions.DataError, UnicodeEncodeError for an argument that cannot be sent.
     """

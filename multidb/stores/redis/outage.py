@@ -22,9 +22,14 @@ class Outage:
         self.calls = 0
         self._before: int | None = None
 
+    @property
+    def is_on(self) -> bool:
+        """Whether the last call was made without Redis."""
+        return self._before is not None
+
     def began(self, error: MultiDBError) -> None:
         """A call is made without Redis because of this error."""
-        if self._before is None:
+        if not self.is_on:
             self._before = self.calls
             self._log.warning("Redis is away, %s: %s", self._instead, error)
         self.calls += 1

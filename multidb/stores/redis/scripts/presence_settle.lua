@@ -1,13 +1,11 @@
 -- Take a user who is gone out of the register, and tell it; or note when to look again. Whoever does it
 -- first is the only one.
 -- KEYS[1]  the register: a sorted set of users, by the moment at which to look whether each is still there
--- KEYS[2]  the events, a stream
+-- KEYS[2]  its events, a stream; also the channel on which their ids are told
 -- ARGV[1]  the user
 -- ARGV[2]  the moment that stood in the register before it was looked whether the user is there
 -- ARGV[3]  how long it will be there yet, in milliseconds; 0 if it is gone
--- ARGV[4]  the channel on which events are told
--- ARGV[5]  the number of this register
--- ARGV[6]  how many events are kept, about
+-- ARGV[4]  how many events are kept, about
 -- Returns 1 if it was told that the user has left, else 0.
 if tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or nil) ~= tonumber(ARGV[2]) then
   return 0
@@ -19,7 +17,7 @@ if ARGV[3] ~= '0' then
   return 0
 end
 redis.call('ZREM', KEYS[1], ARGV[1])
-local id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[6], '*', 'kind', 'leave', 'user', ARGV[1],
+local id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'kind', 'leave', 'user', ARGV[1],
   'at', string.format('%.0f', math.floor(now / 1000)))
-redis.call('PUBLISH', ARGV[4], ARGV[5] .. ':' .. id)
+redis.call('PUBLISH', KEYS[2], id)
 return 1

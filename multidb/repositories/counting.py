@@ -1,0 +1,147 @@
+"""Counts on their way to Redis: added up in this process, stored by one flush at a time.
+
+A flush has a number, greater than all before it, and Redis keeps the last number of each process
+beside each counter. So a flush whose answer was lost is sent again as it was, and counts once. As
+only one is under way, none overtakes another. What is counted meanwhile goes with the next.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections import Counter
+from contextlib import suppress
+from contextvars import Context
+from copy import copy
+from datetime import date, timedelta
+from itertools import count
+
+from multidb.errors import MultiDBError, NotOpenError, UnavailableError
+from multidb.repositories.repository import Resources
+from multidb.stores.redis.commands import Command, scripted
+from multidb.stores.redis.keys import KeyPattern
+from multidb.stores.redis.outage import Outage
+
+__all__ = ["Counting"]
+
+_log = logging.getLogger("multidb.counters")
+
+#: Seconds until a flush is sent again.
+_PAUSE = 0.5
+
+
+#: How many different counts are kept while Redis is away.
+_MOST_KEPT = 100_000
+
+
+class Counting:
+    """Adds up counts, and stores them: all that came together in one round trip."""
+
+    def __init__(
+        self, resources: Resources, counter: KeyPattern, ranking: KeyPattern, *, lifetime: timedelta
+    ) -> None:
+        self._resources = resources
+        self._counter = counter
+        self._ranking = ranking
+        self._lifetime = int(lifetime.total_seconds() * 1000)
+        self._process = secrets.token_hex(8)
+        self._numbers = count(1)
+        self._counted: Counter[tuple[str, date]] = Counter()
+        #: Those who wait until what they counted is stored.
+        self._waiting: list[asyncio.Future[None]] = []
+        #: The flush that is under way, or to be sent again.
+        self._flush: list[Command] = []
+        self._task: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
+        self._outage = Outage(_log, "counts are kept and stored later")
+        resources.before_closing.append(self._drain)
+
+    async def add(self, endpoint: str, day: date, by: int, operation: str) -> None:
+        """Count, and return once it is stored; while Redis is away, at once."""
+        _ = self._resources.redis.opened
+        if self._outage.is_on and len(self._counted) >= _MOST_KEPT and (endpoint, day) not in self._counted:
+            raise UnavailableError("Redis is away, and too much is counted already", operation=operation)
+        self._counted[endpoint, day] += by
+        self._run()
+        if not self._outage.is_on:
+            waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiting)
+            await waiting
+
+    def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._task is None or self._task.done() or self._task.get_loop() is not loop:
+            # In an empty context, for it is part of nobody's call.
+            self._task = loop.create_task(self._store_all(), context=Context())
+
+    async def _store_all(self) -> None:
+        waiting: list[asyncio.Future[None]] = []
+        while self._flush or self._counted:
+            if not self._flush:
+                self._flush, waiting = self._taken(), self._waiting
+                self._waiting = []
+            error: MultiDBError | None = None
+            try:
+                await self._resources.redis.send(self._flush, operation="counters.increment")
+                self._outage.over()
+            except MultiDBError as caught:
+                error = caught
+            if error is None or not (error.retryable or isinstance(error, NotOpenError)):
+                self._flush = []  # stored, or refused for good
+                _answer(waiting, error)
+                continue
+            self._outage.began(error)
+            _answer([*waiting, *self._waiting], None)
+            waiting, self._waiting = [], []
+            if self._closing.is_set():
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), _PAUSE)
+
+    def _taken(self) -> list[Command]:
+        """Return the commands that store what has been counted, which is then no more to be."""
+        counted, self._counted = self._counted, Counter()
+        flush = str(next(self._numbers))
+        commands: list[Command] = []
+        ranked: dict[date, list[str | int]] = {}
+        for (endpoint, day), by in counted.items():
+            key = self._counter.key({"endpoint": endpoint, "date": day})
+            added = self._process, flush, by, self._lifetime
+            commands.append(scripted("counter_add", [key, f"{key}:flushes"], added, repeatable=True))
+            ranked.setdefault(day, []).extend((endpoint, by))
+        for day, pairs in ranked.items():
+            key = self._ranking.key({"date": day})
+            added_to = self._process, flush, self._lifetime, *pairs
+            commands.append(scripted("counter_rank", [key, f"{key}:flushes"], added_to, repeatable=True))
+        return commands
+
+    async def _drain(self) -> None:
+        """Store what is left, within `Settings.close_timeout`."""
+        self._closing.set()
+        if self._flush or self._counted:
+            self._run()
+        if self._task is not None:
+            timeout = self._resources.settings.close_timeout.total_seconds()
+            await asyncio.wait([self._task], timeout=timeout)
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        self._task = None
+        self._closing = asyncio.Event()
+        if self._flush or self._counted:
+            _log.warning(
+                "closed before Redis took all counts: those of %d endpoints are lost", len(self._lost())
+            )
+
+    def _lost(self) -> set[str]:
+        """Forget what is left, and return the keys it was for."""
+        lost = {command.key for command in (*self._flush, *self._taken())}
+        self._flush = []
+        return lost
+
+
+def _answer(waiting: list[asyncio.Future[None]], error: MultiDBError | None) -> None:
+    for each in waiting:
+        if not each.done():
+            if error is None:
+                each.set_result(None)
+            else:
+                each.set_exception(copy(error))
