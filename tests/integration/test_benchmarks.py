@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from benchmarks import postgres, reads
+from benchmarks import analytics, mongo, postgres, reads, redis
 from benchmarks.run import Sizes
 from multidb.settings import Settings
 
@@ -36,3 +36,28 @@ async def test_reads_are_measured(multidb_settings: Settings, capsys: pytest.Cap
     printed = capsys.readouterr().out
     assert printed.count("| asyncpg fetchrow |") == 5
     assert printed.count("| redis-py GET |") == 2
+
+
+@pytest.mark.mongo
+async def test_logs_are_measured(multidb_settings: Settings):
+    sizes = mongo.Sizes(seconds=0.01, rounds=1, tasks=(1, 64), sustained=0.3)
+    lines = await mongo.measure(multidb_settings, sizes, beanie=False)
+    assert sum(line.startswith("## ") for line in lines) == 4
+    for work, rows in {"append": 4, "emit": 2, "find": 2}.items():
+        assert sum(line.startswith(f"| {work} |") for line in lines) == rows, work
+
+
+@pytest.mark.mongo
+async def test_analytics_are_measured(multidb_settings: Settings, capsys: pytest.CaptureFixture[str]):
+    await analytics.measure(multidb_settings, 200)
+    assert capsys.readouterr().out.count("| rollup") == 2
+
+
+async def test_redis_is_measured(
+    multidb_settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(redis, "KEYS", 50)
+    await redis.measure(argparse.Namespace(seconds=0.01, rounds=1, only=None), multidb_settings)
+    printed = capsys.readouterr().out
+    assert printed.count("| redis-py |") == 3 * len(redis.TASKS)
+    assert printed.count("| redis-py GET |") == len(redis.TASKS)
