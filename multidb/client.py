@@ -15,6 +15,7 @@ from multidb.connections import ConnectionManager
 from multidb.errors import ConfigurationError, DataError
 from multidb.models.health import Health
 from multidb.registry import BUILT_IN, route_all
+from multidb.repositories.api_request_logs import ApiRequestLogRepository
 from multidb.repositories.audit_logs import AuditLogRepository
 from multidb.repositories.calendar_events import CalendarEventRepository
 from multidb.repositories.companies import CompanyRepository
@@ -33,6 +34,8 @@ from multidb.repositories.repository import Repository, Resources
 from multidb.repositories.sessions import SessionRepository
 from multidb.repositories.system_logs import SystemLogRepository
 from multidb.repositories.uploads import UploadRepository
+from multidb.repositories.usage_analytics import UsageAnalyticsRepository
+from multidb.repositories.user_activity_logs import UserActivityLogRepository
 from multidb.repositories.user_profiles import UserProfileRepository
 from multidb.repositories.user_sessions import UserSessionRepository
 from multidb.repositories.users import UserRepository
@@ -82,6 +85,9 @@ class MultiDB:
     kanban_cards: KanbanCardRepository
     audit_logs: AuditLogRepository
     system_logs: SystemLogRepository
+    user_activity_logs: UserActivityLogRepository
+    api_request_logs: ApiRequestLogRepository
+    usage_analytics: UsageAnalyticsRepository
     sessions: SessionRepository
     presence: PresenceRepository
     uploads: UploadRepository
@@ -129,6 +135,9 @@ class MultiDB:
         self.kanban_cards = self[KanbanCardRepository]
         self.audit_logs = self[AuditLogRepository]
         self.system_logs = self[SystemLogRepository]
+        self.user_activity_logs = self[UserActivityLogRepository]
+        self.api_request_logs = self[ApiRequestLogRepository]
+        self.usage_analytics = self[UsageAnalyticsRepository]
         self.sessions = self[SessionRepository]
         self.presence = self[PresenceRepository]
         self.uploads = self[UploadRepository]

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from multidb.errors import ConfigurationError, StoreName
+from multidb.repositories.api_request_logs import ApiRequestLogRepository
 from multidb.repositories.audit_logs import AuditLogRepository
 from multidb.repositories.calendar_events import CalendarEventRepository
 from multidb.repositories.companies import CompanyRepository
@@ -26,6 +27,8 @@ from multidb.repositories.repository import Repository
 from multidb.repositories.sessions import SessionRepository
 from multidb.repositories.system_logs import SystemLogRepository
 from multidb.repositories.uploads import UploadRepository
+from multidb.repositories.usage_analytics import UsageAnalyticsRepository
+from multidb.repositories.user_activity_logs import UserActivityLogRepository
 from multidb.repositories.user_profiles import UserProfileRepository
 from multidb.repositories.user_sessions import UserSessionRepository
 from multidb.repositories.users import UserRepository
@@ -62,6 +65,9 @@ BUILT_IN: tuple[type[Repository], ...] = (
     KanbanCardRepository,
     AuditLogRepository,
     SystemLogRepository,
+    UserActivityLogRepository,
+    ApiRequestLogRepository,
+    UsageAnalyticsRepository,
     SessionRepository,
     PresenceRepository,
     UploadRepository,
@@ -73,14 +79,11 @@ _PLANNED = (
     *(
         Route(name, "mongo", name)
         for name in (
-            "user_activity_logs",
-            "api_request_logs",
             "document_metadata",
             "ai_processing_results",
             "form_submissions",
             "dynamic_configurations",
             "realtime_events",
-            "usage_analytics",
         )
     ),
     Route("cache", "redis", "cache:user:{user_id}"),

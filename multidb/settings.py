@@ -322,7 +322,7 @@ class Settings(PostgresSettings, MongoSettings):
     log_buffer_bytes: Annotated[int, Field(ge=1_000_000)] = 32_000_000
     #: How long an emitted entry waits for others to share its round trip.
     log_flush_interval: Seconds = timedelta(seconds=0.2)
-    #: How long closing waits until what was emitted is stored.
+    #: How long closing waits until what was emitted or recorded is stored.
     log_drain_timeout: Seconds = timedelta(seconds=5)
     #: Where entries may be written for which there is no room in memory.
     log_spill_directory: Path | None = None
@@ -334,6 +334,10 @@ class Settings(PostgresSettings, MongoSettings):
     log_spill_sync: bool = False
     #: Keys whose values are taken out of log entries, besides those that every `Redactor` knows.
     redacted_keys: Annotated[frozenset[str], NoDecode, BeforeValidator(_words)] = frozenset()
+
+    #: How long what is recorded to `usage_analytics` waits in memory, and for how many keys there is room.
+    usage_flush_interval: Seconds = timedelta(seconds=2)
+    usage_tallies: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
 
     #: How long one loader may take before another may fill the same cache entry.
     cache_lease: Seconds = timedelta(seconds=10)

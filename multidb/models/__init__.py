@@ -1,6 +1,12 @@
 """The entities, one family a file."""
 
-from multidb.models.api_request_logs import ApiRequestLog, HttpMethod
+from multidb.models.api_request_logs import (
+    ApiRequestLog,
+    HttpMethod,
+    RequestShare,
+    RequestStats,
+    RequestWindow,
+)
 from multidb.models.audit_logs import AuditAction, AuditLog
 from multidb.models.calendar_events import CalendarEvent, CalendarEventChanges, NewCalendarEvent
 from multidb.models.companies import Company, CompanyChanges, NewCompany
@@ -32,7 +38,8 @@ from multidb.models.realtime_events import RealtimeEvent
 from multidb.models.sessions import Session
 from multidb.models.system_logs import LogLevel, SystemLog
 from multidb.models.uploads import Upload
-from multidb.models.user_activity_logs import UserActivityLog
+from multidb.models.usage_analytics import Bucket, Usage, UsageAnalytics, UsageShare, UsageWindow
+from multidb.models.user_activity_logs import ActiveUsers, Cohort, FunnelStep, UserActivityLog
 from multidb.models.user_profiles import NewUserProfile, UserProfile, UserProfileChanges
 from multidb.models.user_sessions import NewUserSession, UserSession, UserSessionChanges
 from multidb.models.users import NewUser, User, UserChanges
@@ -41,11 +48,14 @@ __all__ = [
     "PERSONAL",
     "SECRET",
     "UNCHANGED",
+    "ActiveUsers",
     "ApiRequestLog",
     "AuditAction",
     "AuditLog",
+    "Bucket",
     "CalendarEvent",
     "CalendarEventChanges",
+    "Cohort",
     "Company",
     "CompanyChanges",
     "CompanyRole",
@@ -64,6 +74,7 @@ __all__ = [
     "Fields",
     "Form",
     "FormChanges",
+    "FunnelStep",
     "Health",
     "HttpMethod",
     "Job",
@@ -95,12 +106,19 @@ __all__ = [
     "PresenceEvent",
     "RealtimeEvent",
     "Related",
+    "RequestShare",
+    "RequestStats",
+    "RequestWindow",
     "Row",
     "RowFields",
     "Session",
     "StoreHealth",
     "SystemLog",
     "Upload",
+    "Usage",
+    "UsageAnalytics",
+    "UsageShare",
+    "UsageWindow",
     "User",
     "UserActivityLog",
     "UserChanges",

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from benchmarks import mongo, postgres, reads, redis
+from benchmarks import analytics, mongo, postgres, reads, redis
 from benchmarks.run import Sizes
 from multidb.settings import Settings
 
@@ -44,6 +44,12 @@ async def test_logs_are_measured(multidb_settings: Settings):
     assert sum(line.startswith("## ") for line in lines) == 4
     for work, rows in {"append": 4, "emit": 2, "find": 2}.items():
         assert sum(line.startswith(f"| {work} |") for line in lines) == rows, work
+
+
+@pytest.mark.mongo
+async def test_analytics_are_measured(multidb_settings: Settings, capsys: pytest.CaptureFixture[str]):
+    await analytics.measure(multidb_settings, 200)
+    assert capsys.readouterr().out.count("| rollup") == 2
 
 
 async def test_redis_is_measured(

@@ -12,10 +12,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from multidb import models
 from multidb.models import (
+    ActiveUsers,
     ApiRequestLog,
     AuditLog,
+    Bucket,
     CalendarEvent,
     CalendarEventChanges,
+    Cohort,
     Company,
     CompanyChanges,
     CompanyUser,
@@ -26,6 +29,7 @@ from multidb.models import (
     EndpointCount,
     Form,
     FormChanges,
+    FunnelStep,
     Health,
     Job,
     JobChanges,
@@ -53,10 +57,17 @@ from multidb.models import (
     PoolUsage,
     PresenceEvent,
     RealtimeEvent,
+    RequestShare,
+    RequestStats,
+    RequestWindow,
     Session,
     StoreHealth,
     SystemLog,
     Upload,
+    Usage,
+    UsageAnalytics,
+    UsageShare,
+    UsageWindow,
     User,
     UserActivityLog,
     UserChanges,
@@ -83,6 +94,8 @@ EVENT: dict[str, Any] = {**OWNED, "title": "Tea", "starts_at": NOW, "ends_at": N
 BOARD: dict[str, Any] = {**OWNED, "name": "Work"}
 COLUMN: dict[str, Any] = {**OWNED, "board_id": uuid4(), "name": "To do", "rank": "V"}
 CARD: dict[str, Any] = {**OWNED, "board_id": uuid4(), "column_id": uuid4(), "title": "Sweep", "rank": "V1"}
+TOOK: dict[str, Any] = {"requests": 2, "errors": 1, "mean_ms": 1.5, "p50_ms": 1.5}
+COUNTED: dict[str, Any] = {"count": 2, "sum": 5, "min": 2, "max": 3}
 
 #: Every model, and values that make one.
 SAMPLES: dict[type[Model], dict[str, Any]] = {
@@ -158,6 +171,17 @@ SAMPLES: dict[type[Model], dict[str, Any]] = {
         "duration_ms": 1.5,
     },
     RealtimeEvent: {"channel": "board:1", "kind": "card.moved"},
+    UsageAnalytics: {"id": uuid4(), "by": "day", "start": NOW, "metric": "calls", **COUNTED},
+    Bucket: {"bucket": -3, "count": 2},
+    RequestStats: TOOK,
+    RequestWindow: {**TOOK, "start": NOW},
+    RequestShare: {**TOOK, "value": "/users/{id}"},
+    ActiveUsers: {"start": NOW, "users": 3},
+    FunnelStep: {"action": "login", "users": 3},
+    Cohort: {"start": NOW, "users": 3, "retained": (3, 1)},
+    Usage: COUNTED,
+    UsageWindow: {**COUNTED, "start": NOW},
+    UsageShare: {**COUNTED, "value": uuid4()},
     PresenceEvent: {"kind": "join", "user_id": uuid4(), "at": NOW, "cursor": "AAAA"},
     EndpointCount: {"endpoint": "GET /", "count": 3},
     Upload: {

@@ -32,6 +32,17 @@ CALLED: tuple[type, ...] = (MultiDB, PostgresRepository, MongoRepository, *BUILT
 BY_POSITION = {
     # One thought: what to change, and how.
     "PostgresRepository.update": ["changes"],
+    # One thought: from when to when.
+    "ApiRequestLogRepository.range": ["last"],
+    "ApiRequestLogRepository.total": ["last"],
+    "ApiRequestLogRepository.top": ["last"],
+    "UserActivityLogRepository.active_users": ["last"],
+    "UserActivityLogRepository.distinct_users": ["last"],
+    "UserActivityLogRepository.retention": ["last"],
+    # One thought: of what, from when to when.
+    "UsageAnalyticsRepository.range": ["first", "last"],
+    "UsageAnalyticsRepository.total": ["first", "last"],
+    "UsageAnalyticsRepository.top": ["first", "last"],
     "MongoRepository.update": ["changes"],
     # One thought: whose history.
     "AuditLogRepository.history": ["id"],

@@ -31,6 +31,7 @@ from multidb.stores.mongo.errors import (
     translating,
 )
 from multidb.stores.mongo.pool import PoolCounter
+from multidb.stores.mongo.tallies import Tallies, advances
 from multidb.stores.mongo.transactions import Transactions
 from multidb.stores.store import Answer, Store
 
@@ -58,26 +59,27 @@ class MongoStore(Store[Client]):
         self._waits: asyncio.Semaphore
         self._version = ""
         self.transactions = Transactions(self._began, self._call, lambda: self.under_way, settings)
-        self._emitters: list[Emitter] = []
+        #: What waits in memory to be stored.
+        self._waiting: list[Emitter | Tallies] = []
 
     async def open(self) -> None:
-        """Make the client on the running event loop, and store what was emitted before. Idempotent."""
+        """Make the client on the running event loop, and store what waited for it. Idempotent."""
         if self._client is None:
             await super().open()
-            for emitter in self._emitters:
-                emitter.start()
+            for each in self._waiting:
+                each.start()
 
     async def close(self) -> None:
-        """Bring what was emitted to MongoDB, in time, then close as every store does. Idempotent."""
+        """Bring what waits in memory to MongoDB, in time, then close as every store does. Idempotent."""
         try:
-            await asyncio.gather(*(emitter.close() for emitter in self._emitters))
+            await asyncio.gather(*(each.close() for each in self._waiting))
         finally:
             await super().close()
 
     def forget(self) -> None:
         super().forget()
-        for emitter in self._emitters:
-            emitter.forget()
+        for each in self._waiting:
+            each.forget()
 
     def emitter(
         self,
@@ -100,8 +102,15 @@ class MongoStore(Store[Client]):
             directory=directory,
             settings=self.settings,
         )
-        self._emitters.append(emitter)
+        self._waiting.append(emitter)
         return emitter
+
+    def tallies(self, collection: str, *, operation: str) -> Tallies:
+        """Return what counts in memory and stores it in this collection, while this store is open."""
+        advance = partial(self.advance, collection, by="count", operation=operation)
+        made = Tallies(advance, operation=operation, settings=self.settings)
+        self._waiting.append(made)
+        return made
 
     @property
     def database(self) -> Database:
@@ -193,6 +202,35 @@ class MongoStore(Store[Client]):
             )
             documents: list[Document] = await cursor.to_list(None)
         return documents
+
+    async def aggregate(
+        self, collection: str, pipeline: Sequence[Mapping[str, Any]], *, operation: str
+    ) -> list[Document]:
+        """Return what a pipeline gives, all of it: it must end in few. The server may use its disk."""
+        async with self._call(operation) as session:
+            cursor = await load(self.settings.mongo_driver).aggregate(
+                self.database[collection], pipeline, {"allowDiskUse": True, "session": session}
+            )
+            documents: list[Document] = await cursor.to_list(None)
+        return documents
+
+    async def advance(
+        self, collection: str, documents: Sequence[Document], *, by: str, operation: str
+    ) -> dict[int, MultiDBError]:
+        """Set documents to states, each unless a later one is stored; return by place those refused, and why.
+
+        `by` names the field that grows from state to state. Of the same state or an older one
+        nothing is written, so the same call may be made again. It takes no part in a transaction:
+        what one rolls back must not count as stored.
+        """
+        if not documents:
+            return {}
+        async with Call(self._turns, self.settings.mongo_timeout, self.under_way, operation):
+            try:
+                await self.database[collection].bulk_write(advances(documents, by), ordered=False)
+            except driver.BulkWriteError as error:
+                return refusals(error, len(documents), operation)
+        return {}
 
     async def count(self, collection: str, query: Mapping[str, Any], *, operation: str) -> int:
         """Return how many documents match."""

@@ -12,13 +12,14 @@ from typing import Any, Protocol, TypeAlias, cast
 
 from multidb.settings import MongoDriver
 
-__all__ = ["ChangeStream", "Client", "Collection", "Database", "Driver", "Session", "load"]
+__all__ = ["ChangeStream", "Client", "Collection", "Cursor", "Database", "Driver", "Session", "load"]
 
 #: Motor's and PyMongo's classes share no base; what they share is how they are called.
 Client: TypeAlias = Any
 Database: TypeAlias = Any
 Session: TypeAlias = Any
 Collection: TypeAlias = Any
+Cursor: TypeAlias = Any
 
 
 class ChangeStream(Protocol):
@@ -48,6 +49,12 @@ class Driver(Protocol):
 
     def connect(self, url: str, options: dict[str, Any]) -> Client:
         """Return a client bound to the running event loop. Makes no connection yet."""
+        ...
+
+    async def aggregate(
+        self, collection: Collection, pipeline: Sequence[Mapping[str, Any]], options: dict[str, Any]
+    ) -> Cursor:
+        """Run a pipeline over a collection and return a cursor over what it gives."""
         ...
 
     async def begin(self, client: Client) -> Session:

@@ -10,13 +10,23 @@ from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
 from pymongo.read_concern import ReadConcern
 from pymongo.synchronous.change_stream import ChangeStream
 
-__all__ = ["begin", "close", "connect", "watch"]
+from multidb.stores.mongo.driver import Cursor
+
+__all__ = ["aggregate", "begin", "close", "connect", "watch"]
 
 T = TypeVar("T")
 
 
 def connect(url: str, options: dict[str, Any]) -> AsyncIOMotorClient[dict[str, Any]]:
     return AsyncIOMotorClient(url, io_loop=asyncio.get_running_loop(), **options)
+
+
+async def aggregate(
+    collection: AsyncIOMotorCollection[dict[str, Any]],
+    pipeline: Sequence[Mapping[str, Any]],
+    options: dict[str, Any],
+) -> Cursor:
+    return collection.aggregate(pipeline, **options)
 
 
 async def begin(client: AsyncIOMotorClient[dict[str, Any]]) -> Any:

@@ -8,11 +8,21 @@ from pymongo.asynchronous.change_stream import AsyncChangeStream
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.read_concern import ReadConcern
 
-__all__ = ["begin", "close", "connect", "watch"]
+from multidb.stores.mongo.driver import Cursor
+
+__all__ = ["aggregate", "begin", "close", "connect", "watch"]
 
 
 def connect(url: str, options: dict[str, Any]) -> AsyncMongoClient[dict[str, Any]]:
     return AsyncMongoClient(url, **options)
+
+
+async def aggregate(
+    collection: AsyncCollection[dict[str, Any]],
+    pipeline: Sequence[Mapping[str, Any]],
+    options: dict[str, Any],
+) -> Cursor:
+    return await collection.aggregate(pipeline, **options)
 
 
 async def begin(client: AsyncMongoClient[dict[str, Any]]) -> Any:

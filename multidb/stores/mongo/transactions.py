@@ -41,6 +41,13 @@ class Transactions:
         """Return the ambient transaction, or None. Raises: TransactionError if it is another task's."""
         return AMBIENT.of(self)
 
+    def refuse(self, operation: str) -> None:
+        """Raise: TransactionError if there is an ambient transaction, which the call cannot be part of."""
+        if self.current() is not None:
+            raise TransactionError(
+                "this takes no part in a transaction: call it outside", store="mongo", operation=operation
+            )
+
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[None]:
         """Begin a transaction, or join the ambient one.
