@@ -307,7 +307,7 @@ async def test_a_flush_whose_answer_is_lost_counts_once(
         lossy(by_hand, command="update", retryWrites=retries) as (settings, network),
         MultiDB(settings) as db,
     ):
-        for n in range(4):
+        for n in range(2):
             db.usage_analytics.record("calls", at=HOUR, amount=n)
             for _ in range(2):
                 network.losses = losses
@@ -317,7 +317,7 @@ async def test_a_flush_whose_answer_is_lost_counts_once(
                 db.usage_analytics.record("calls", at=HOUR, amount=10)
         await db.usage_analytics.flush()
         await db.usage_analytics.rollup()
-        assert await db.usage_analytics.total("calls", HOUR, NOW) == Usage(count=12, sum=86, min=0, max=10)
+        assert await db.usage_analytics.total("calls", HOUR, NOW) == Usage(count=6, sum=41, min=0, max=10)
 
 
 async def test_a_flush_that_arrives_after_a_newer_changes_nothing(db: MultiDB):
