@@ -196,72 +196,59 @@ async def test_lock_release(redis: Scripts):
     assert [await redis.do("EXISTS", name) for name in ("lock", "queue", "alive", "note:b")] == [0, 0, 0, 1]
 
 
-async def beat(redis: Scripts, device: str, ms: int = HOUR, limit: int = 10) -> Any:
-    return await redis.run("presence_beat", ["devices"], device, ms, limit)
-
-
-async def note(redis: Scripts, user: str, ms: int = HOUR) -> Any:
-    return await redis.run("presence_note", ["register", "events"], user, ms, "told", 7, 100)
-
-
-async def events(redis: Scripts) -> list[tuple[bytes, bytes]]:
-    return [(fields[1], fields[3]) for _, fields in await redis.do("XRANGE", "events", "-", "+")]
-
-
 async def test_presence_beat(redis: Scripts):
-    await redis.do("ZADD", "devices", 1, "gone")
-    for device in ("phone", "desk", "watch"):
-        assert await beat(redis, device, limit=2) == 1
-    assert len(await redis.do("ZRANGE", "devices", 0, -1)) == 2
-    assert HOUR - 60_000 < await redis.do("PTTL", "devices") <= HOUR
+    await redis.do("ZADD", "user", 1, "gone")
+    for device in ("a", "b", "c"):
+        assert await redis.run("presence_beat", ["user"], device, 5000, 2) == 1
+    assert set(await redis.do("ZRANGE", "user", 0, -1)) < {b"a", b"b", b"c"}
+    assert await redis.do("ZCARD", "user") == 2
+    assert 0 < await redis.do("PTTL", "user") <= 5000
 
 
 async def test_presence_leave(redis: Scripts):
-    assert await redis.run("presence_leave", ["devices"], "phone") == 0
-    await beat(redis, "desk", HOUR)
-    await beat(redis, "phone", DAY)
-    assert await redis.run("presence_leave", ["devices"], "phone") == 1
-    # The key lives as long as the device that stays.
-    assert await redis.do("PTTL", "devices") <= HOUR
-    assert await redis.run("presence_leave", ["devices"], "desk") == 1
-    assert await redis.do("EXISTS", "devices") == 0
+    await redis.run("presence_beat", ["user"], "a", 5000, 9)
+    await redis.run("presence_beat", ["user"], "b", 90_000, 9)
+    assert await redis.run("presence_leave", ["user"], "b") == 1
+    assert 0 < await redis.do("PTTL", "user") <= 5000
+    assert await redis.run("presence_leave", ["user"], "b") == 0
+    assert await redis.run("presence_leave", ["user"], "a") == 1
+    assert await redis.do("EXISTS", "user") == 0
 
 
 async def test_presence_note(redis: Scripts):
-    assert await note(redis, "ada") == 1
-    assert await note(redis, "ada") == 0
-    # It was gone, and nobody had told.
-    await redis.do("ZADD", "register", 1, "ada")
-    assert await note(redis, "ada") == 1
-    assert await events(redis) == [(b"join", b"ada"), (b"leave", b"ada"), (b"join", b"ada")]
-
-
-async def test_presence_count(redis: Scripts):
-    assert await redis.run("presence_count", ["register"]) == 0
-    await note(redis, "ada")
-    await redis.do("ZADD", "register", 1, "gone")
-    assert await redis.run("presence_count", ["register"]) == 1
-
-
-async def test_presence_due(redis: Scripts):
-    await note(redis, "ada")
-    await redis.do("ZADD", "register", 1, "bob", 2, "eve")
-    due = [str(each, "ascii") for each in await redis.run("presence_due", ["register"], 10)]
-    assert due == ["bob", "1", "eve", "2"]
-    assert (await redis.run("presence_due", ["register"], 1))[0] == b"bob"
+    keys = ["due", "events"]
+    assert await redis.run("presence_note", keys, "u", 5000, 100) == 1
+    assert await redis.run("presence_note", keys, "u", 5000, 100) == 0
+    await redis.do("ZADD", "due", 0, "u")
+    assert await redis.run("presence_note", keys, "u", 5000, 100) == 0
+    await redis.do("ZADD", "due", 1, "u")
+    assert await redis.run("presence_note", keys, "u", 5000, 100) == 1
+    told = [fields[1] for _, fields in await redis.do("XRANGE", "events", "-", "+")]
+    assert told == [b"join", b"leave", b"join"]
 
 
 async def test_presence_settle(redis: Scripts):
-    async def settle(seen: int, ms: int) -> Any:
-        return await redis.run("presence_settle", ["register", "events"], "ada", seen, ms, "told", 7, 100)
+    keys = ["due", "events"]
+    assert await redis.run("presence_settle", keys, "u", 7, 0, 100) == 0
+    await redis.do("ZADD", "due", 7, "u")
+    assert await redis.run("presence_settle", keys, "u", 8, 0, 100) == 0
+    assert await redis.run("presence_settle", keys, "u", 7, 5000, 100) == 0
+    assert await redis.do("ZSCORE", "due", "u") > 7
+    await redis.do("ZADD", "due", 7, "u")
+    assert await redis.run("presence_settle", keys, "u", 7, 0, 100) == 1
+    assert await redis.do("ZCARD", "due") == 0
+    assert await redis.do("XLEN", "events") == 1
 
-    await redis.do("ZADD", "register", 5, "ada")
-    assert await settle(4, 0) == 0
-    assert await settle(5, HOUR) == 0
-    await redis.do("ZADD", "register", 5, "ada")
-    assert await settle(5, 0) == 1
-    assert await settle(5, 0) == 0
-    assert await events(redis) == [(b"leave", b"ada")]
+
+async def test_presence_due(redis: Scripts):
+    await redis.do("ZADD", "due", 1, "a", 2, "b", 2**53, "c")
+    assert await redis.run("presence_due", ["due"], 9) == [b"a", b"1", b"b", b"2"]
+    assert await redis.run("presence_due", ["due"], 1) == [b"a", b"1"]
+
+
+async def test_presence_count(redis: Scripts):
+    await redis.do("ZADD", "due", 1, "a", 2**53, "b")
+    assert await redis.run("presence_count", ["due"]) == 1
 
 
 async def test_upload_reserve(redis: Scripts):
