@@ -263,4 +263,38 @@ async def test_redis_killed_in_the_midst_of_an_upload(stack: EmbeddedStack, sett
     starts = list(range(0, len(content), 10_000))
     async with MultiDB(settings) as db:
         user = await db.users.add(NewUser(email=f"{uuid7()}@example.com", name="uploader 1"))
-        company = await db.companies.add(NewCompany(
+        company = await db.companies.add(NewCompany(name="A", slug=f"a-{user.id}"))
+        document = NewDocument(
+            company_id=company.id,
+            owner_id=user.id,
+            title="Notes",
+            content_hash=hashlib.sha256(content).hexdigest(),
+        )
+        upload = await db.uploads.begin(document, size=len(content))
+
+        async def send(begin: int) -> None:
+            await db.uploads.append(upload.id, content[begin : begin + 10_000], offset=begin)
+
+        for start in starts[::-2]:
+            await send(start)
+        await asyncio.to_thread(stack.kill, "redis")
+        with pytest.raises(UnavailableError):
+            await send(0)
+        await asyncio.to_thread(stack.start)
+        async with asyncio.timeout(30):
+            while not await answers(lambda: db.uploads.gaps(upload.id)):  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.05)
+        # What was acknowledged is there, and the client learns what is not.
+        gaps = await db.uploads.gaps(upload.id)
+        assert gaps == [(start, start + 10_000) for start in starts[::2]]
+        for begin, _ in gaps:
+            await send(begin)
+        assert (await db.uploads.complete(upload.id)).content_hash == document.content_hash
+
+
+async def answers(call: Callable[[], Any]) -> bool:
+    try:
+        await call()
+    except UnavailableError:
+        return False
+    return True
