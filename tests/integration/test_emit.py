@@ -47,7 +47,7 @@ def quick(multidb_settings: Settings) -> Settings:
         update={
             "log_flush_interval": timedelta(seconds=0.02),
             "log_drain_timeout": timedelta(seconds=0.5),
-            "connect_timeout": timedelta(seconds=0.2),
+            "connect_timeout": timedelta(seconds=1),
         }
     )
 
