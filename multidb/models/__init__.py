@@ -1,5 +1,11 @@
 """The entities, one family a file."""
 
+from multidb.models.ai_processing_results import (
+    AiProcessingLog,
+    AiProcessingResult,
+    AiProcessingResultChanges,
+    NewAiProcessingResult,
+)
 from multidb.models.api_request_logs import (
     ApiRequestLog,
     HttpMethod,
@@ -12,11 +18,18 @@ from multidb.models.calendar_events import CalendarEvent, CalendarEventChanges, 
 from multidb.models.companies import Company, CompanyChanges, NewCompany
 from multidb.models.company_users import CompanyRole, CompanyUser, CompanyUserChanges, NewCompanyUser
 from multidb.models.counters import EndpointCount
+from multidb.models.document_metadata import (
+    DocumentMetadata,
+    DocumentMetadataChanges,
+    NewDocumentMetadata,
+)
 from multidb.models.documents import Document, DocumentChanges, DocumentMatch, DocumentStatus, NewDocument
+from multidb.models.dynamic_configurations import ConfigurationVersion, DynamicConfiguration
 from multidb.models.emitted import Emitted
 from multidb.models.entity import Entity, Model, Related, Row, VersionedDocument
 from multidb.models.fields import PERSONAL, SECRET, UNCHANGED, UtcDatetime
 from multidb.models.filters import Condition, EntityFields, Field, Fields, Order, RowFields, VersionedFields
+from multidb.models.form_submissions import FormSubmission, NewFormSubmission
 from multidb.models.forms import Form, FormChanges, NewForm
 from multidb.models.health import Health, PoolUsage, StoreHealth
 from multidb.models.ids import uuid7
@@ -49,6 +62,9 @@ __all__ = [
     "SECRET",
     "UNCHANGED",
     "ActiveUsers",
+    "AiProcessingLog",
+    "AiProcessingResult",
+    "AiProcessingResultChanges",
     "ApiRequestLog",
     "AuditAction",
     "AuditLog",
@@ -62,10 +78,14 @@ __all__ = [
     "CompanyUser",
     "CompanyUserChanges",
     "Condition",
+    "ConfigurationVersion",
     "Document",
     "DocumentChanges",
     "DocumentMatch",
+    "DocumentMetadata",
+    "DocumentMetadataChanges",
     "DocumentStatus",
+    "DynamicConfiguration",
     "Emitted",
     "EndpointCount",
     "Entity",
@@ -74,6 +94,7 @@ __all__ = [
     "Fields",
     "Form",
     "FormChanges",
+    "FormSubmission",
     "FunnelStep",
     "Health",
     "HttpMethod",
@@ -88,11 +109,14 @@ __all__ = [
     "KanbanColumnChanges",
     "LogLevel",
     "Model",
+    "NewAiProcessingResult",
     "NewCalendarEvent",
     "NewCompany",
     "NewCompanyUser",
     "NewDocument",
+    "NewDocumentMetadata",
     "NewForm",
+    "NewFormSubmission",
     "NewJob",
     "NewKanbanBoard",
     "NewKanbanCard",

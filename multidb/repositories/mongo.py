@@ -1,7 +1,7 @@
 """`MongoRepository`: the calls every collection has whose documents may change."""
 
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, NoReturn
+from typing import Any, ClassVar, Generic, NoReturn, TypeAlias
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -35,6 +35,9 @@ ModelT = TypeVar("ModelT", bound=VersionedDocument)
 NewT = TypeVar("NewT", bound=BaseModel, default=BaseModel)
 ChangesT = TypeVar("ChangesT", bound=BaseModel, default=BaseModel)
 
+#: As MongoDB takes it: operators, or a pipeline.
+Change: TypeAlias = Document | list[Document]
+
 #: How often an upsert tries again that met another one of the same document.
 _TRIES = 10
 
@@ -56,6 +59,8 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
 
     new_model: ClassVar[type[BaseModel]]
     changes_model: ClassVar[type[BaseModel]]
+    #: What a document begins with in the fields that are not given.
+    _initial: ClassVar[Mapping[str, Any]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -65,6 +70,11 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
             # BaseModel itself is the default: none was declared.
             cls.new_model = new_of(model) if new is BaseModel else new
             cls.changes_model = changes_of(cls.new_model) if changes is BaseModel else changes
+            cls._initial = {
+                name: field.get_default(call_default_factory=True)
+                for name, field in model.model_fields.items()
+                if name not in cls.new_model.model_fields and not field.is_required()
+            }
 
     def __init__(self, resources: Resources) -> None:
         super().__init__(resources)
@@ -173,11 +183,12 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
         if type(version) is not int or not 1 <= version < 2**63:
             raise DataError("`version` must be a whole number from 1", operation=operation)
         document = decoded(self._new(new, operation, company))
-        id, created_at = document.pop("_id"), document.pop("created_at")
+        id = document.pop("_id")
+        initial = {name: document.pop(name) for name in ("created_at", *self._initial) if name in document}
         change = {
             "$set": {**document, "version": version},
-            "$setOnInsert": {"created_at": created_at},
-            "$unset": dict.fromkeys(self._absent - document.keys(), ""),
+            "$setOnInsert": initial,
+            "$unset": dict.fromkeys(self._absent - document.keys() - self._initial.keys(), ""),
         }
         query = {"_id": id, "version": {"$lt": version}}
         if self._resources.mongo.transactions.current() is not None:
@@ -275,7 +286,7 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
         self._check_company(values, operation, company)
         now = utc_now()
         kept = {"created_at": now, "updated_at": now, "version": 1}
-        return encoded(self._document({**values, **kept}), operation=operation)
+        return encoded(self._document({**self._initial, **values, **kept}), operation=operation)
 
     def _changed(
         self, changes: ChangesT | None, fields: Mapping[str, Any], operation: str, company: UUID | None
@@ -304,7 +315,7 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
         }
 
     async def _change_one(
-        self, query: Query, change: Document, operation: str, company: UUID | None, *, upsert: bool = False
+        self, query: Query, change: Change, operation: str, company: UUID | None, *, upsert: bool = False
     ) -> Document | None:
         return await self._resources.mongo.change_one(
             self.collection,
@@ -316,7 +327,7 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
         )
 
     async def _upserted(
-        self, query: Query, change: Document, on: Sequence[str], operation: str, company: UUID | None
+        self, query: Query, change: Change, on: Sequence[str], operation: str, company: UUID | None
     ) -> ModelT:
         """Change the document that matches or make one; again where another call made it meanwhile."""
         in_transaction = self._resources.mongo.transactions.current() is not None

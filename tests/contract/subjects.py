@@ -10,11 +10,14 @@ from multidb import (
     AppendOnlyRepository,
     Model,
     MultiDB,
+    NewAiProcessingResult,
     NewCalendarEvent,
     NewCompany,
     NewCompanyUser,
     NewDocument,
+    NewDocumentMetadata,
     NewForm,
+    NewFormSubmission,
     NewJob,
     NewKanbanBoard,
     NewKanbanCard,
@@ -22,7 +25,9 @@ from multidb import (
     NewUser,
     NewUserProfile,
     NewUserSession,
+    RealtimeEvent,
     SystemLog,
+    uuid7,
 )
 from multidb.registry import BUILT_IN
 from multidb.repositories.repository import Repository
@@ -35,6 +40,7 @@ BOARD = NewKanbanBoard(id=UUID(int=2), company_id=COMPANY.id, name="Parent")
 COLUMN = NewKanbanColumn(
     id=UUID(int=3), company_id=COMPANY.id, board_id=BOARD.id, name="Parent", rank="parent"
 )
+FORM = NewForm(id=UUID(int=4), company_id=COMPANY.id, name="Parent", definition={"type": "object"})
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -294,6 +300,50 @@ PAPERS = RowSubject(
     is_table=False,
 )
 
+DOCUMENT_METADATA = RowSubject(
+    "document_metadata",
+    new=lambda n: NewDocumentMetadata(
+        id=uuid7(), company_id=COMPANY.id, author=f"Name {n % 3}", tags=("a", str(n)), properties={"n": [n]}
+    ),
+    field="author",
+    change=lambda n: {"author": f"New name {n}", "page_count": n, "tags": ("b",)},
+    wrong=("language", "no language"),
+    text="author",
+    marks_deleted=False,
+    is_table=False,
+)
+
+AI_PROCESSING_RESULTS = RowSubject(
+    "ai_processing_results",
+    new=lambda n: NewAiProcessingResult(
+        id=uuid7(), company_id=COMPANY.id, lease=n, ai_model=f"Name {n % 3}", result={"n": n}
+    ),
+    field="ai_model",
+    change=lambda n: {"ai_model": f"New name {n}", "result": None},
+    wrong=("cost_micros", -1),
+    text="ai_model",
+    marks_deleted=False,
+    is_table=False,
+)
+
+FORM_SUBMISSIONS = Subject(
+    "form_submissions",
+    new=lambda n: NewFormSubmission(
+        form_id=FORM.id, answers={"n": n}, user_id=PEOPLE[n % 3].id, submitted_at=NOON
+    ),
+    field="user_id",
+    value=lambda n: PEOPLE[n % 3].id,
+    nowhere=UUID(int=9),
+    field_is_text=False,
+    parents=in_company(("forms", (FORM,))),
+)
+
+REALTIME_EVENTS = Subject(
+    "realtime_events",
+    new=lambda n: RealtimeEvent(channel=f"Name {n % 3}", kind="card.moved", payload={"n": n}),
+    field="channel",
+)
+
 ROWS = (
     USERS,
     COMPANIES,
@@ -308,8 +358,8 @@ ROWS = (
     KANBAN_COLUMNS,
     KANBAN_CARDS,
 )
-DOCUMENTS_THAT_CHANGE = (PAPERS,)
+DOCUMENTS_THAT_CHANGE = (PAPERS, DOCUMENT_METADATA, AI_PROCESSING_RESULTS)
 CHANGEABLE = (*ROWS, *DOCUMENTS_THAT_CHANGE)
-ALL = (*CHANGEABLE, SYSTEM_LOGS, EVENTS)
+ALL = (*CHANGEABLE, SYSTEM_LOGS, EVENTS, FORM_SUBMISSIONS, REALTIME_EVENTS)
 
 Store = Callable[[MultiDB, int], Awaitable[Any]]

@@ -21,7 +21,7 @@ from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 
 from multidb import uuid7
-from multidb.models import ApiRequestLog, Entity, RealtimeEvent, UserActivityLog
+from multidb.models import ApiRequestLog, Entity, UserActivityLog
 from multidb.ops.schemas import CollectionSchema, load
 from multidb.registry import BUILT_IN
 from multidb.repositories.mongo_reader import MongoReader
@@ -34,7 +34,6 @@ pytestmark = pytest.mark.mongo
 #: Those that no repository serves yet, and those that one does.
 MODELS: dict[str, type[Entity]] = {
     "api_request_logs": ApiRequestLog,
-    "realtime_events": RealtimeEvent,
     "user_activity_logs": UserActivityLog,
     **{each.collection: each.model for each in BUILT_IN if issubclass(each, MongoReader)},
 }

@@ -9,6 +9,7 @@ from multidb import errors
 from multidb.errors import (
     ConflictError,
     ConstraintError,
+    InvalidSubmissionError,
     LockNotAcquiredError,
     MultiDBError,
     RateLimitExceededError,
@@ -28,6 +29,7 @@ EXTRAS: dict[type[MultiDBError], dict[str, object]] = {
         "keys": (("a@b", 1),),
     },
     ConflictError: {"version": 7},
+    InvalidSubmissionError: {"errors": {"address.street": ("must be answered",)}},
     RateLimitExceededError: {"decision": {"allowed": False, "retry_after": 3}},
 }
 

@@ -49,7 +49,11 @@ BY_POSITION = {
     # One thought: which counter, and which of them.
     "CounterRepository.get": ["day"],
     "CounterRepository.range": ["first", "last"],
+    # One thought: what to keep under which key, and as what to read it.
+    "DynamicConfigurationRepository.set": ["value"],
+    "DynamicConfigurationRepository.value": ["kind"],
     # One thought: what to add to which.
+    "AiProcessingResultRepository.log": ["lines"],
     "UploadRepository.append": ["chunk"],
 }
 
@@ -210,6 +214,8 @@ def test_only_calls_about_many_take_any_number_of_filters() -> None:
         "update_many",
         "delete_many",
         "search",
+        # Channels, as many as there are.
+        "subscribe",
     }
 
 

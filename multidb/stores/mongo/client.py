@@ -247,7 +247,7 @@ class MongoStore(Store[Client]):
         self,
         collection: str,
         query: Mapping[str, Any],
-        change: Mapping[str, Any],
+        change: Mapping[str, Any] | Sequence[Mapping[str, Any]],
         *,
         upsert: bool = False,
         operation: str,
