@@ -18,6 +18,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context
 from datetime import UTC, datetime
+from random import getrandbits
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -99,8 +100,9 @@ class PresenceRepository(Repository):
         register = self._register(user_id)
         commands = [
             scripted("presence_leave", [self._key(user_id)], [_checked(device, operation)], repeatable=True),
-            # To be looked at now: others may have it on other devices.
-            Command("ZADD", f"{register}:due", "XX", 0, str(user_id), repeatable=True),
+            # To be looked at now: others may have it on other devices. Never the same twice, lest a
+            # sweeper that looked before this leave take the entry for the one it saw.
+            Command("ZADD", f"{register}:due", "XX", -1 - getrandbits(52), str(user_id), repeatable=True),
         ]
         await self._try(commands, operation)
         self._left = True

@@ -159,6 +159,21 @@ async def test_watching_tells_who_comes_and_goes(db: MultiDB, other: MultiDB):
         assert [event.kind for event in events if event.user_id == user] == ["join", "leave"]
 
 
+async def test_who_looked_before_the_last_device_left_settles_nothing(
+    db: MultiDB, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(db.presence, "_sweep_later", lambda: None)
+    user = uuid7()
+    await db.presence.beat(user, device="phone")
+    await db.presence.beat(user, device="laptop")
+    await db.presence.leave(user, device="laptop")
+    seen = int(await db.redis.client.zscore(f"{register_of(db, user)}:due", str(user)))
+    await db.presence.leave(user, device="phone")
+    late = db.presence._settle(user, seen, 60_000)
+    assert await db.redis.send([late], operation="test") == [0]
+    assert await told(db) == [("join", user), ("leave", user)]
+
+
 async def test_watching_begins_now(db: MultiDB):
     before = uuid7()
     await db.presence.beat(before, device="phone")

@@ -17,7 +17,8 @@ end
 
 -- Greater each time, lest who looked before take it for what was there then.
 redis.call('ZADD', KEYS[1], string.format('%.0f', math.max(now + ARGV[2] * 1000, (seen or 0) + 1)), ARGV[1])
-if seen and (seen == 0 or seen > now) then
+-- Below 0: somebody has left from a device, and nobody has looked yet.
+if seen and (seen < 0 or seen > now) then
   return 0
 end
 if seen then
