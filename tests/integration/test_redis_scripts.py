@@ -219,7 +219,7 @@ async def test_presence_note(redis: Scripts):
     keys = ["due", "events"]
     assert await redis.run("presence_note", keys, "u", 5000, 100) == 1
     assert await redis.run("presence_note", keys, "u", 5000, 100) == 0
-    await redis.do("ZADD", "due", 0, "u")
+    await redis.do("ZADD", "due", -7, "u")
     assert await redis.run("presence_note", keys, "u", 5000, 100) == 0
     await redis.do("ZADD", "due", 1, "u")
     assert await redis.run("presence_note", keys, "u", 5000, 100) == 1
