@@ -33,6 +33,7 @@ from multidb.repositories.kanban_cards import KanbanCardRepository
 from multidb.repositories.kanban_columns import KanbanColumnRepository
 from multidb.repositories.locks import LockRepository
 from multidb.repositories.presence import PresenceRepository
+from multidb.repositories.rate_limits import RateLimitRepository
 from multidb.repositories.realtime_events import RealtimeEventRepository
 from multidb.repositories.redaction import Redact, Redactor
 from multidb.repositories.repository import Repository, Resources
@@ -99,6 +100,7 @@ class MultiDB:
     dynamic_configurations: DynamicConfigurationRepository
     realtime_events: RealtimeEventRepository
     sessions: SessionRepository
+    rate_limits: RateLimitRepository
     presence: PresenceRepository
     uploads: UploadRepository
     locks: LockRepository
@@ -154,6 +156,7 @@ class MultiDB:
         self.dynamic_configurations = self[DynamicConfigurationRepository]
         self.realtime_events = self[RealtimeEventRepository]
         self.sessions = self[SessionRepository]
+        self.rate_limits = self[RateLimitRepository]
         self.presence = self[PresenceRepository]
         self.uploads = self[UploadRepository]
         self.locks = self[LockRepository]

@@ -47,6 +47,7 @@ from multidb.models.kanban import (
 )
 from multidb.models.page import Page
 from multidb.models.presence import PresenceEvent
+from multidb.models.rate_limits import Decision, Quota, Rate
 from multidb.models.realtime_events import RealtimeEvent
 from multidb.models.sessions import Session
 from multidb.models.system_logs import LogLevel, SystemLog
@@ -79,6 +80,7 @@ __all__ = [
     "CompanyUserChanges",
     "Condition",
     "ConfigurationVersion",
+    "Decision",
     "Document",
     "DocumentChanges",
     "DocumentMatch",
@@ -128,6 +130,8 @@ __all__ = [
     "Page",
     "PoolUsage",
     "PresenceEvent",
+    "Quota",
+    "Rate",
     "RealtimeEvent",
     "Related",
     "RequestShare",

@@ -85,6 +85,8 @@ async def test_counter_rank(redis: Scripts):
 
 
 DAY, HOUR = 86_400_000, 3_600_000
+#: In Unix microseconds.
+NOW = 1_795_000_000_000_000
 
 
 async def create(redis: Scripts, id: str, token: str = "t1", *, limit: int = 10) -> Any:
@@ -194,6 +196,29 @@ async def test_lock_release(redis: Scripts):
     assert await release(redis, "a") == 1
     assert await release(redis, "b", 5000) == 0
     assert [await redis.do("EXISTS", name) for name in ("lock", "queue", "alive", "note:b")] == [0, 0, 0, 1]
+
+
+async def test_rate_limit(redis: Scripts):
+    async def limit(how: str, cost: int, now: Any, *names: str) -> Any:
+        rates = ["gcra", 5, 1_000_000] * len(names)
+        return await redis.run("rate_limit", list(names), how, cost, now, *rates)
+
+    assert await limit("hit", 4, NOW, "a") == [1, 1, 0, 1_600_000]
+    assert await limit("hit", 2, NOW, "a") == [0, 1, 1_000_000, 1_600_000]
+    # All or none.
+    assert await limit("hit", 2, NOW, "a", "b") == [0, 1, 1_000_000, 1_600_000, 5, 0, 0]
+    assert await limit("hit", 1, NOW, "a", "b") == [1, 0, 0, 1_800_000, 4, 0, 1_000_000]
+    assert await limit("peek", 1, NOW, "b") == [1, 4, 0, 1_000_000]
+    assert await limit("refund", 2, NOW, "a") == [1, 2, 0, 1_400_000]
+    assert await limit("refund", 5, NOW, "a") == [1, 5, 0, 0]
+    assert await redis.do("EXISTS", "a") == 0
+    assert 0 < await redis.do("PTTL", "b") <= 1000
+    # Another rate lives as long as it needs, and those that are over go when one more comes.
+    assert (await redis.run("rate_limit", ["b"], "hit", 1, NOW + 1_000_000, "gcra", 1, 9_000_000))[0] == 1
+    assert await redis.do("HKEYS", "b") == [b"gcra:1:9000000"]
+    assert 1000 < await redis.do("PTTL", "b") <= 9000
+    # By the server's clock.
+    assert (await limit("hit", 1, "", "c"))[:2] == [1, 4]
 
 
 async def test_presence_beat(redis: Scripts):

@@ -49,6 +49,13 @@ BY_POSITION = {
     # One thought: which counter, and which of them.
     "CounterRepository.get": ["day"],
     "CounterRepository.range": ["first", "last"],
+    # One thought: whose limit, at what, and which.
+    "RateLimitRepository.hit": ["endpoint", "rate"],
+    "RateLimitRepository.require": ["endpoint", "rate"],
+    "RateLimitRepository.peek": ["endpoint", "rate"],
+    "RateLimitRepository.refund": ["endpoint", "rate"],
+    "RateLimitRepository.hit_all": ["limits"],
+    "RateLimitRepository.reset": ["endpoint"],
     # One thought: what to keep under which key, and as what to read it.
     "DynamicConfigurationRepository.set": ["value"],
     "DynamicConfigurationRepository.value": ["kind"],

@@ -19,6 +19,7 @@ from multidb import (
     NewDocument,
     NotOpenError,
     PostgresRepository,
+    Rate,
     Row,
     Settings,
     SystemLog,
@@ -371,6 +372,7 @@ ID = UUID("01900000-0000-7000-8000-000000000001")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 REQUEST = {"service": "shop", "method": "GET", "endpoint": "/", "status": 200, "duration_ms": 1.0}
 DAY = (NOW, NOW + timedelta(days=1))
+RATE = Rate(1, per=timedelta(minutes=1))
 LOG = {"id": ID, "timestamp": NOW, "level": "info", "service": "shop", "message": "hello"}
 
 #: By method of `PostgresRepository`, a call of it.
@@ -504,6 +506,12 @@ CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     "sessions.revoke": lambda db: db.sessions.revoke(token_of(db)),
     "sessions.revoke_one": lambda db: db.sessions.revoke_one(ID, user_id=ID),
     "sessions.revoke_all": lambda db: db.sessions.revoke_all(ID),
+    "rate_limits.hit": lambda db: db.rate_limits.hit(ID, "GET /", RATE),
+    "rate_limits.hit_all": lambda db: db.rate_limits.hit_all(ID, {"GET /": RATE}),
+    "rate_limits.require": lambda db: db.rate_limits.require(ID, "GET /", RATE),
+    "rate_limits.peek": lambda db: db.rate_limits.peek(ID, "GET /", RATE),
+    "rate_limits.refund": lambda db: db.rate_limits.refund(ID, "GET /", RATE),
+    "rate_limits.reset": lambda db: db.rate_limits.reset(ID, "GET /"),
     "presence.beat": lambda db: db.presence.beat(ID, device="phone"),
     "presence.leave": lambda db: db.presence.leave(ID, device="phone"),
     "presence.online": lambda db: db.presence.online([ID]),
