@@ -14,6 +14,7 @@ from multidb.cache.decorator import CachedFunction, Declaration
 from multidb.connections import ConnectionManager
 from multidb.errors import ConfigurationError, DataError
 from multidb.models.health import Health
+from multidb.models.prologue import Prologue
 from multidb.registry import BUILT_IN, route_all
 from multidb.repositories.ai_processing_results import AiProcessingResultRepository
 from multidb.repositories.api_request_logs import ApiRequestLogRepository
@@ -33,7 +34,8 @@ from multidb.repositories.kanban_cards import KanbanCardRepository
 from multidb.repositories.kanban_columns import KanbanColumnRepository
 from multidb.repositories.locks import LockRepository
 from multidb.repositories.presence import PresenceRepository
-from multidb.repositories.rate_limits import RateLimitRepository
+from multidb.repositories.prologue import Requests
+from multidb.repositories.rate_limits import RateLimitRepository, Rates
 from multidb.repositories.realtime_events import RealtimeEventRepository
 from multidb.repositories.redaction import Redact, Redactor
 from multidb.repositories.repository import Repository, Resources
@@ -162,6 +164,8 @@ class MultiDB:
         self.locks = self[LockRepository]
         self.counters = self[CounterRepository]
 
+        self._requests = Requests(resources)
+
     def __getitem__(self, repository: type[RepositoryT]) -> RepositoryT:
         """Return the repository of this class."""
         try:
@@ -231,6 +235,27 @@ class MultiDB:
         Takes at most `Settings.health_timeout`.
         """
         return await self._connections.health()
+
+    # --- how a request begins
+
+    async def request(
+        self, token: str, endpoint: str, *, rate: Rates | None = None, cost: int = 1
+    ) -> Prologue:
+        """Check a token and touch its session, hold the request to its limits, and count it.
+
+        In one round trip to Redis, and atomic: `session, decision = await db.request(...)`. Where the
+        token opens no session, both are None and nothing has happened. Where a limit refuses, the
+        session was used and its user is there, in `presence` with the session's id as device; the
+        request is not counted. Else it counts for the limits, `cost` against each, and for
+        `counters`, behind the caller's back: stored within a second, and lost if the process is killed
+        before. `rate` is one rate or several; without it there is no limit and no decision.
+
+        Raises: UnavailableError if Redis cannot be reached, whatever the outage policy, for then
+        nobody knows whose request it is; DataError. Not idempotent.
+        Source: Redis `session:user:{user_id}`, `rate_limit:user:{user_id}:{endpoint}`,
+        `realtime:user:{user_id}:presence`, `counter:api_calls:{endpoint}:{date}`.
+        """
+        return await self._requests.begin(token, endpoint, rate, cost)
 
     # --- one unit of work
 

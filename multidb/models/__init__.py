@@ -47,6 +47,7 @@ from multidb.models.kanban import (
 )
 from multidb.models.page import Page
 from multidb.models.presence import PresenceEvent
+from multidb.models.prologue import Prologue
 from multidb.models.rate_limits import Decision, Quota, Rate
 from multidb.models.realtime_events import RealtimeEvent
 from multidb.models.sessions import Session
@@ -130,6 +131,7 @@ __all__ = [
     "Page",
     "PoolUsage",
     "PresenceEvent",
+    "Prologue",
     "Quota",
     "Rate",
     "RealtimeEvent",

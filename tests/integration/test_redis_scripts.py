@@ -122,6 +122,37 @@ async def test_session_use(redis: Scripts):
     assert await use(redis, "a", "t3") is None
 
 
+async def test_request(redis: Scripts):
+    keys = ["index", "index:a", "devices", "limit"]
+
+    async def request(token: str, touch: int = 0, *limit: Any) -> Any:
+        count = 4 if limit else 3
+        return await redis.run("request", keys[:count], "a", token, HOUR, touch, 60_000, 9, 1, *limit)
+
+    assert await request("t1") is None
+    assert await redis.do("EXISTS", "devices") == 0
+    await create(redis, "a")
+    opened, noted = await request("t1", HOUR)
+    assert (opened[0], opened[6], noted) == (b"live", 0, 1)
+    # Noted again once a quarter of its time is over.
+    assert (await request("t1", HOUR))[1] == 0
+    there = await redis.do("ZSCORE", "devices", "a")
+    await redis.do("ZADD", "devices", there - 16_000, "a")
+    assert (await request("t1", HOUR))[1] == 1
+    assert 45_000 < await redis.do("PTTL", "devices") <= 60_000
+    one = ["gcra", 1, 60_000_000]
+    assert (await request("t1", HOUR, *one))[2] == [1, 0, 0, 60_000_000]
+    await redis.do("DEL", "devices")
+    opened, noted, decided = await request("t1", 0, *one)
+    # Refused, but used and there.
+    assert (opened[0], opened[6], noted, decided[0]) == (b"live", 1, 1, 0)
+    for name in ("devices", "limit"):
+        await redis.do("DEL", name)
+    assert [each[0] for each in await request("stolen", 0, *one)] == [b"reused"]
+    assert await request("t1", 0, *one) is None
+    assert [await redis.do("EXISTS", name) for name in ("devices", "limit")] == [0, 0]
+
+
 async def test_session_find(redis: Scripts):
     for id in ("a", "b", "lost"):
         await create(redis, id)
