@@ -148,6 +148,8 @@ async def write(repository: PostgresRepository[Any, Any, Any], subject: RowSubje
     await repository.update(row.id, **subject.change(n + 1), version=row.version)
     await repository.update_many(repository.c.id == row.id, changes=subject.change(n))
     for fields in unique_fields(repository):
+        if "idempotency_key" in fields:
+            continue  # the row has none, and without one it conflicts with no other
         given = row.model_dump(include=set(repository.new_model.model_fields))
         if "id" not in fields and repository.tenant != "id":
             given["id"] = uuid7()
@@ -284,7 +286,7 @@ async def test_jobs_are_claimed_in_the_order_of_their_index(filled: Filled):
                 steps = list(nodes(await plan(connection, claim, generic=generic)))
                 used = {str(each["Index Name"]) for each in steps if "Index Name" in each}
                 found |= used
-                if "groups" not in claim.sql and "UPDATE" in claim.sql:
+                if "groups" not in claim.sql and "SKIP LOCKED" in claim.sql:
                     assert "Sort" not in {each["Node Type"] for each in steps}, claim.sql
                     assert any(name.endswith("claim_idx") for name in used), claim.sql
     assert {name for name in found if name.endswith("claim_idx")} == {
