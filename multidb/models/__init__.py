@@ -33,7 +33,7 @@ from multidb.models.form_submissions import FormSubmission, NewFormSubmission
 from multidb.models.forms import Form, FormChanges, NewForm
 from multidb.models.health import Health, PoolUsage, StoreHealth
 from multidb.models.ids import uuid7
-from multidb.models.jobs import Job, JobChanges, JobState, NewJob
+from multidb.models.jobs import Backoff, Heartbeat, Job, JobChanges, JobState, NewJob, QueueStats
 from multidb.models.kanban import (
     KanbanBoard,
     KanbanBoardChanges,
@@ -69,6 +69,7 @@ __all__ = [
     "ApiRequestLog",
     "AuditAction",
     "AuditLog",
+    "Backoff",
     "Bucket",
     "CalendarEvent",
     "CalendarEventChanges",
@@ -99,6 +100,7 @@ __all__ = [
     "FormSubmission",
     "FunnelStep",
     "Health",
+    "Heartbeat",
     "HttpMethod",
     "Job",
     "JobChanges",
@@ -130,6 +132,7 @@ __all__ = [
     "Page",
     "PoolUsage",
     "PresenceEvent",
+    "QueueStats",
     "Quota",
     "Rate",
     "RealtimeEvent",
