@@ -33,7 +33,7 @@ from multidb.models.form_submissions import FormSubmission, NewFormSubmission
 from multidb.models.forms import Form, FormChanges, NewForm
 from multidb.models.health import Health, PoolUsage, StoreHealth
 from multidb.models.ids import uuid7
-from multidb.models.jobs import Job, JobChanges, JobState, NewJob
+from multidb.models.jobs import Backoff, Heartbeat, Job, JobChanges, JobState, NewJob, QueueStats
 from multidb.models.kanban import (
     KanbanBoard,
     KanbanBoardChanges,
@@ -70,6 +70,7 @@ __all__ = [
     "ApiRequestLog",
     "AuditAction",
     "AuditLog",
+    "Backoff",
     "Bucket",
     "CalendarEvent",
     "CalendarEventChanges",
@@ -100,6 +101,7 @@ __all__ = [
     "FormSubmission",
     "FunnelStep",
     "Health",
+    "Heartbeat",
     "HttpMethod",
     "Job",
     "JobChanges",
@@ -132,6 +134,7 @@ __all__ = [
     "PoolUsage",
     "PresenceEvent",
     "Prologue",
+    "QueueStats",
     "Quota",
     "Rate",
     "RealtimeEvent",

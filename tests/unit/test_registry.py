@@ -13,6 +13,7 @@ from multidb import (
     ApiRequestLog,
     CachePolicy,
     ConfigurationError,
+    Job,
     Model,
     MongoRepository,
     MultiDB,
@@ -35,6 +36,7 @@ from tests.contract.subjects import (
     AI_PROCESSING_RESULTS,
     DOCUMENT_METADATA,
     FORM_SUBMISSIONS,
+    JOBS,
     REALTIME_EVENTS,
     ROWS,
 )
@@ -408,6 +410,22 @@ def token_of(db: MultiDB) -> str:
     return SessionTokens(db.settings).issue(ID, ID)[0]
 
 
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+#: A job as a claim gives it.
+CLAIMED = Job.model_validate(
+    {
+        **JOBS.new(1).model_dump(),
+        "state": "running",
+        "attempt": 1,
+        "lease": 1,
+        "lease_until": NOW,
+        "started_at": NOW,
+        "created_at": NOW,
+        "updated_at": NOW,
+        "version": 1,
+    }
+)
+
 CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     **{
         f"{entity}.{name}": lambda db, call=call, entity=entity, new=new: call(getattr(db, entity), new)  # type: ignore[misc]
@@ -430,6 +448,23 @@ CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     "company_users.members": lambda db: db.company_users.members(ID),
     "company_users.memberships": lambda db: db.company_users.memberships(ID),
     "documents.search": lambda db: db.documents.search("engines"),
+    "jobs.enqueue": lambda db: db.jobs.enqueue(JOBS.new(1)),
+    "jobs.enqueue_many": lambda db: db.jobs.enqueue_many([JOBS.new(1)]),
+    "jobs.claim": lambda db: db.jobs.claim("q", worker="w"),
+    "jobs.heartbeat": lambda db: db.jobs.heartbeat([CLAIMED]),
+    "jobs.progress": lambda db: db.jobs.progress(CLAIMED, 0.5),
+    "jobs.complete": lambda db: db.jobs.complete(CLAIMED),
+    "jobs.fail": lambda db: db.jobs.fail(CLAIMED, "no"),
+    "jobs.snooze": lambda db: db.jobs.snooze(CLAIMED, timedelta(seconds=1)),
+    "jobs.release": lambda db: db.jobs.release(CLAIMED),
+    "jobs.rescue": lambda db: db.jobs.rescue(),
+    "jobs.cancel": lambda db: db.jobs.cancel(ID),
+    "jobs.retry": lambda db: db.jobs.retry(ID),
+    "jobs.discard": lambda db: db.jobs.discard(ID),
+    "jobs.limit": lambda db: db.jobs.limit("q", at_most=1),
+    "jobs.prune": lambda db: db.jobs.prune(timedelta(days=1)),
+    "jobs.stats": lambda db: db.jobs.stats(),
+    "jobs.listen": lambda db: db.jobs.listen(print).__aenter__(),
     "kanban_cards.move": lambda db: db.kanban_cards.move(ID),
     "kanban_cards.place": lambda db: db.kanban_cards.place(ID),
     "kanban_columns.move": lambda db: db.kanban_columns.move(ID),

@@ -154,12 +154,19 @@ class Crud:
         names = tuple(names)
         return self._once(("insert many", names), lambda: self._insertion(names))
 
-    def insert_new(self, names: Iterable[str]) -> Statement:
-        """Add rows of the arrays `:name`, but those that conflict; returns the rows added."""
-        names = tuple(names)
+    def insert_new(self, names: Iterable[str], index: tuple[Sequence[str], Any] | None = None) -> Statement:
+        """Add rows of the arrays `:name`, but those that conflict; returns the rows added.
+
+        With `index`, its columns and its predicate, those that conflict there alone.
+        """
+        names, (columns, predicate) = tuple(names), index or (None, None)
         return self._once(
-            ("insert new", names),
-            lambda: self._insertion(names).on_conflict_do_nothing().returning(*self.columns),
+            ("insert new", names, tuple(columns or ())),
+            lambda: (
+                self._insertion(names)
+                .on_conflict_do_nothing(index_elements=columns, index_where=predicate)
+                .returning(*self.columns)
+            ),
         )
 
     def upsert(
