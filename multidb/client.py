@@ -135,35 +135,8 @@ class MultiDB:
         )
         for each in (*BUILT_IN, *repositories):
             self._repositories[each] = each(resources)
-        self.companies = self[CompanyRepository]
-        self.users = self[UserRepository]
-        self.user_profiles = self[UserProfileRepository]
-        self.company_users = self[CompanyUserRepository]
-        self.user_sessions = self[UserSessionRepository]
-        self.documents = self[DocumentRepository]
-        self.jobs = self[JobRepository]
-        self.forms = self[FormRepository]
-        self.calendar_events = self[CalendarEventRepository]
-        self.kanban_boards = self[KanbanBoardRepository]
-        self.kanban_columns = self[KanbanColumnRepository]
-        self.kanban_cards = self[KanbanCardRepository]
-        self.audit_logs = self[AuditLogRepository]
-        self.system_logs = self[SystemLogRepository]
-        self.user_activity_logs = self[UserActivityLogRepository]
-        self.api_request_logs = self[ApiRequestLogRepository]
-        self.usage_analytics = self[UsageAnalyticsRepository]
-        self.document_metadata = self[DocumentMetadataRepository]
-        self.ai_processing_results = self[AiProcessingResultRepository]
-        self.form_submissions = self[FormSubmissionRepository]
-        self.dynamic_configurations = self[DynamicConfigurationRepository]
-        self.realtime_events = self[RealtimeEventRepository]
-        self.sessions = self[SessionRepository]
-        self.rate_limits = self[RateLimitRepository]
-        self.presence = self[PresenceRepository]
-        self.uploads = self[UploadRepository]
-        self.locks = self[LockRepository]
-        self.counters = self[CounterRepository]
-
+        for each in BUILT_IN:
+            setattr(self, each.entity(), self._repositories[each])
         self._requests = Requests(resources)
 
     def __getitem__(self, repository: type[RepositoryT]) -> RepositoryT:
