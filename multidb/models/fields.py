@@ -10,6 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, StringConstraints
 __all__ = [
     "PERSONAL",
     "SECRET",
+    "TO_MILLISECONDS",
     "TO_UTC",
     "UNCHANGED",
     "Device",
@@ -43,11 +44,12 @@ def _to_utc(value: datetime) -> datetime:
 
 
 TO_UTC = AfterValidator(_to_utc)
+TO_MILLISECONDS = AfterValidator(_to_milliseconds)
 
 #: An aware datetime; kept and returned in UTC.
 UtcDatetime = Annotated[AwareDatetime, TO_UTC]
 #: The same, cut to the millisecond, which is what MongoDB keeps of it.
-UtcMilliseconds = Annotated[UtcDatetime, AfterValidator(_to_milliseconds)]
+UtcMilliseconds = Annotated[UtcDatetime, TO_MILLISECONDS]
 
 #: One address: something before and after one `@`, no blanks. Whether mail arrives there only
 #: a mail can tell.
