@@ -1,5 +1,6 @@
 """The field types that models share."""
 
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -33,7 +34,7 @@ def _to_milliseconds(value: datetime) -> datetime:
 
 def utc_now() -> datetime:
     """Return the present moment, aware and in UTC, at the millisecond MongoDB keeps."""
-    return _to_milliseconds(datetime.now(UTC))
+    return datetime.fromtimestamp(time.time_ns() // 1_000_000 / 1000, UTC)
 
 
 def _to_utc(value: datetime) -> datetime:
