@@ -6,13 +6,14 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, asyn
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, cast
+from typing import ParamSpec, Self, TypeVar, cast
 from uuid import UUID
+
+from typing_extensions import Unpack
 
 from multidb.cache.aside import CacheAside, uncached
 from multidb.cache.decorator import CachedFunction, Declaration
-from multidb.cache.family import CacheMetrics
-from multidb.cache.policy import CachePolicy
+from multidb.cache.policy import CacheOptions, CachePolicy
 from multidb.connections import ConnectionManager
 from multidb.errors import ConfigurationError, DataError
 from multidb.models.health import Health
@@ -115,8 +116,9 @@ class MultiDB:
     ) -> None:
         self.settings = Settings() if settings is None else settings
         self._connections = ConnectionManager(self.settings)
-        self._cache = CacheAside(self._connections.redis, self._connections.postgres, self.settings)
-        self._connections.before_closing.append(self._cache.close)
+        #: What is cached: its metrics, and the tags.
+        self.cache = CacheAside(self._connections.redis, self._connections.postgres, self.settings)
+        self._connections.before_closing.append(self.cache.close)
         self.routes = route_all([*BUILT_IN, *repositories])
         self._repositories: dict[type[Repository], Repository] = {}
         resources = Resources(
@@ -124,7 +126,7 @@ class MultiDB:
             postgres=self._connections.postgres,
             mongo=self._connections.mongo,
             redis=self._connections.redis,
-            cache=self._cache,
+            cache=self.cache,
             cursors=CursorCodec(self.settings.derive_key("cursor")),
             redact=redact or Redactor(self.settings.redacted_keys),
             before_closing=self._connections.before_closing,
@@ -346,16 +348,7 @@ class MultiDB:
     # --- the cache
 
     def cached(
-        self,
-        key: str,
-        *,
-        ttl: timedelta,
-        tags: Sequence[str] = (),
-        jitter: float = 0.1,
-        early_refresh: float = 1.0,
-        stale_if_error: timedelta = timedelta(0),
-        negative_ttl: timedelta | None = None,
-        local: bool = False,
+        self, key: str, *, ttl: timedelta, tags: Sequence[str] = (), **options: Unpack[CacheOptions]
     ) -> Callable[[Callable[P, Awaitable[R]]], CachedFunction[P, R]]:
         """Keep what an async function returns in Redis, at `key`, for `ttl`.
 
@@ -365,12 +358,8 @@ class MultiDB:
         of other processes. While Redis is away, and inside a transaction and `uncached()`, the
         function itself is called.
 
-        `tags` are keys too: `invalidate_tag` forgets all that bears one. `jitter` is by how much of it
-        the ttl may be shortened at random. A function that is called often is called again before
-        the ttl ends, in the background, the more eagerly the greater `early_refresh`; 0 for never.
-        While it fails with an error that may pass, `stale_if_error` is for how long after the ttl
-        an old value is served, unless something was invalidated. None is kept for
-        `negative_ttl`, and without it not at all. `local` keeps a copy in the process too.
+        `tags` are keys too: `db.cache.invalidate_tag` forgets all that bears one. What `options`
+        there are, `CacheOptions` says.
 
         The result is called like the function, and has `.invalidate`, `.refresh` and `.peek` with the
         same parameters, and `.many(ids)`. May be used before the database is open.
@@ -378,32 +367,12 @@ class MultiDB:
         Raises: ConfigurationError, when decorating, for a key, an option or an annotation that
         does not fit.
         """
-        policy = CachePolicy(
-            key,
-            ttl,
-            jitter=jitter,
-            early_refresh=early_refresh,
-            stale_if_error=stale_if_error,
-            negative_ttl=negative_ttl,
-            local=local,
-        )
+        policy = CachePolicy(key, ttl, **options)
 
         def decorate(function: Callable[P, Awaitable[R]]) -> CachedFunction[P, R]:
-            return CachedFunction(Declaration(function, policy, tags), function, self._cache)
+            return CachedFunction(Declaration(function, policy, tags), function, self.cache)
 
         return decorate
-
-    async def invalidate_tag(self, tag: str, **values: Any) -> None:
-        """Forget all results that bear this tag: now, or around the commit of the ambient transaction.
-
-        `await db.invalidate_tag("cache:company:{company_id}", company_id=id)`.
-        """
-        await self._cache.invalidate([self._cache.pattern(tag).key(values)])
-
-    @property
-    def cache_metrics(self) -> dict[str, CacheMetrics]:
-        """What has become of cached reads in this process, by key pattern."""
-        return self._cache.metrics
 
     def uncached(self) -> AbstractContextManager[None]:
         """Make reads inside the block go to the store itself, and leave the cache as it is."""

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from multidb.cache.codec import Codec
 from multidb.cache.entry import Held
@@ -163,6 +163,13 @@ class CacheAside:
         else:
             with self._postgres.under_way:
                 await complete(self._marks.take_back(keys))
+
+    async def invalidate_tag(self, tag: str, **values: Any) -> None:
+        """Forget all results that bear this tag: now, or by the commit of the ambient transaction.
+
+        `await db.cache.invalidate_tag("cache:company:{company_id}", company_id=id)`.
+        """
+        await self.invalidate([self.pattern(tag).key(values)])
 
     def changing(self, keys: Collection[str]) -> AbstractAsyncContextManager[None]:
         """Return what is to stand around a statement that changes the values of these entries."""

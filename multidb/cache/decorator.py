@@ -18,11 +18,13 @@ from typing import (
     overload,
 )
 
+from typing_extensions import Unpack
+
 from multidb.cache.aside import CacheAside
 from multidb.cache.codec import Codec
 from multidb.cache.family import CacheMetrics
 from multidb.cache.leases import Entry
-from multidb.cache.policy import CachePolicy
+from multidb.cache.policy import CacheOptions, CachePolicy
 from multidb.errors import ConfigurationError
 from multidb.stores.redis.keys import KeyPattern
 
@@ -208,15 +210,7 @@ class CachedMethod(Generic[OwnerT, P, R]):
 
 
 def cached(
-    key: str,
-    *,
-    ttl: timedelta,
-    tags: Sequence[str] = (),
-    jitter: float = 0.1,
-    early_refresh: float = 1.0,
-    stale_if_error: timedelta = timedelta(0),
-    negative_ttl: timedelta | None = None,
-    local: bool = False,
+    key: str, *, ttl: timedelta, tags: Sequence[str] = (), **options: Unpack[CacheOptions]
 ) -> Callable[[Callable[Concatenate[OwnerT, P], Awaitable[R]]], CachedMethod[OwnerT, P, R]]:
     """Cache a method of an application's own repository, as `db.cached` does a function.
 
@@ -231,15 +225,7 @@ def cached(
 
     Raises: ConfigurationError, as `db.cached` does.
     """
-    policy = CachePolicy(
-        key,
-        ttl,
-        jitter=jitter,
-        early_refresh=early_refresh,
-        stale_if_error=stale_if_error,
-        negative_ttl=negative_ttl,
-        local=local,
-    )
+    policy = CachePolicy(key, ttl, **options)
 
     def decorate(method: Callable[Concatenate[OwnerT, P], Awaitable[R]]) -> CachedMethod[OwnerT, P, R]:
         return CachedMethod(Declaration(method, policy, tags, method=True))

@@ -84,6 +84,6 @@ class Family:
         After Vattani, Chierichetti and Lowenstein, "Optimal Probabilistic Cache Stampede Prevention".
         """
         left, took = value.fresh_until - now(), value.took / 1000 * self.policy.early_refresh
-        if left > took * 20:  # which one in five hundred million exceeds
+        if not took or left > took * 20:  # which one in five hundred million exceeds
             return False
         return -math.log(1 - random.random()) * took >= left  # noqa: S311

@@ -32,7 +32,6 @@ class Marks:
         self._redis = redis
         self._outage = outage
         self._lives = int(lifetime.total_seconds() * 1000)
-        self._channel = ""
         #: By entry, the marks of it that are to be taken back; '' stands for none.
         self.owed: dict[str, set[str]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -44,10 +43,7 @@ class Marks:
 
     async def put(self, keys: Collection[str], token: str) -> None:
         """Mark entries."""
-        commands = [
-            scripted("cache_mark", [key], [token, self._lives, self._channel], repeatable=True)
-            for key in keys
-        ]
+        commands = [scripted("cache_mark", [key], [token, self._lives], repeatable=True) for key in keys]
         try:
             await self._redis.send(commands, operation=_OPERATION, insist=True)
         except MultiDBError as error:
@@ -78,7 +74,7 @@ class Marks:
 
     async def _unmark(self, marks: dict[str, set[str]]) -> None:
         commands = [
-            scripted("cache_unmark", [key], [token, self._channel], repeatable=True)
+            scripted("cache_unmark", [key], [token], repeatable=True)
             for key, tokens in marks.items()
             for token in tokens
         ]

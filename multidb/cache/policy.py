@@ -3,28 +3,41 @@
 from dataclasses import KW_ONLY, dataclass
 from datetime import timedelta
 
+from typing_extensions import TypedDict
+
 from multidb.errors import ConfigurationError
 
-__all__ = ["CachePolicy"]
+__all__ = ["CacheOptions", "CachePolicy"]
+
+
+class CacheOptions(TypedDict, total=False):
+    """What may be said of how something is cached, besides its key and its ttl."""
+
+    #: By how much of it the ttl may be shortened at random, lest many entries expire at one moment; 0.1.
+    jitter: float
+    #: How eagerly an entry that is read is loaded anew before it expires, in the background: 1, 0 for never.
+    early_refresh: float
+    #: How long past its ttl an old value is served while its loader fails with an error that may pass, if
+    #: nothing was invalidated; zero.
+    stale_if_error: timedelta
+    #: For how long None is kept; None for not at all, as it is.
+    negative_ttl: timedelta | None
 
 
 @dataclass(frozen=True, slots=True)
 class CachePolicy:
-    """Keeps what `get` returns at `key`, whose one name in braces is the id, for `ttl`."""
+    """Keeps what `get` returns at `key`, whose one name in braces is the id, for `ttl`.
+
+    The other fields are those of `CacheOptions`.
+    """
 
     key: str
     ttl: timedelta
     _: KW_ONLY
-    #: By how much of it a ttl may be shortened at random, lest many entries expire at one moment.
     jitter: float = 0.1
-    #: How eagerly an entry is loaded anew before it expires, in the background; 0 for never.
     early_refresh: float = 1.0
-    #: How long an old value may be served while the loader fails and nothing was invalidated.
     stale_if_error: timedelta = timedelta(0)
-    #: For how long None is kept; None for not at all.
     negative_ttl: timedelta | None = None
-    #: Whether a copy is kept in the process too, if `Settings.cache_local_bytes` gives room for it.
-    local: bool = False
 
     def check(self, owner: str) -> None:
         """Raise: ConfigurationError for a value that is out of bounds."""

@@ -71,7 +71,7 @@ class _UndoneError(Exception):
 async def users(settings: Settings, between: Between) -> AsyncIterator[Users]:
     """Yield multidb's own: users, as `db.users` caches them."""
     async with MultiDB(settings) as db:
-        marks, shared = db._cache._marks, db.users._shared  # noqa: SLF001 - one of our own
+        marks, shared = db.cache._marks, db.users._shared  # noqa: SLF001 - one of our own
         take_back, load = marks.take_back, shared.load
 
         async def take_back_later(keys: list[str], token: str = "") -> None:

@@ -57,7 +57,7 @@ async def without_leases(settings: Settings, between: Between) -> AsyncIterator[
                     await redis.execute("SET", each.key, each.stored, "PX", each.lives, operation="race")
             return True
 
-        subject.db._cache._leases._fill = fill  # type: ignore[method-assign]
+        subject.db.cache._leases._fill = fill  # type: ignore[method-assign]
         yield subject
 
 
@@ -69,7 +69,7 @@ async def without_marks(settings: Settings, between: Between) -> AsyncIterator[U
         async def put(keys: Collection[str], token: str) -> None:
             pass
 
-        subject.db._cache._marks.put = put  # type: ignore[method-assign]
+        subject.db.cache._marks.put = put  # type: ignore[method-assign]
         yield subject
 
 

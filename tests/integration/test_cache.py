@@ -167,7 +167,7 @@ async def test_a_load_before_a_write_does_not_fill_the_lease_of_one_after_it(
 async def test_who_finds_anothers_lease_for_too_long_loads_and_stores_nothing(
     db: MultiDB, user: User, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(db._cache._leases, "_patience", 0.02)
+    monkeypatch.setattr(db.cache._leases, "_patience", 0.02)
     await db.redis.client.set(key_of(db, user), "Lsomeone-else")
     assert await db.users.get(user.id) == user
     assert await stored(db, user) == b"Asomeone-else"
@@ -394,7 +394,7 @@ async def test_without_redis_reads_and_writes_go_on(without_redis: MultiDB, capl
     async with db.transaction():
         await db.users.update(user.id, name="Newer")
     assert (await db.users.fetch(user.id)).name == "Newer"
-    assert db._cache.outage.calls >= 4
+    assert db.cache.outage.calls >= 4
     assert len([each for each in caplog.records if "Redis is away" in each.message]) == 1
 
 
@@ -420,7 +420,7 @@ async def test_an_invalidation_that_did_not_reach_redis_is_made_up_for(
     assert await db.users.get(user.id) == renamed
     monkeypatch.undo()
     async with asyncio.timeout(10):
-        while db._cache._marks.owed:  # noqa: ASYNC110 - it is paid by itself
+        while db.cache._marks.owed:  # noqa: ASYNC110 - it is paid by itself
             await asyncio.sleep(0.01)
     assert await db.users.get(user.id) == renamed
     async with MultiDB(db.settings) as other:

@@ -54,7 +54,7 @@ def dying(monkeypatch: pytest.MonkeyPatch, db: MultiDB) -> None:
     async def never(keys: Any, token: str = "") -> None:
         pass
 
-    monkeypatch.setattr(db._cache._marks, "take_back", never)
+    monkeypatch.setattr(db.cache._marks, "take_back", never)
 
 
 @pytest.mark.redis
@@ -62,7 +62,7 @@ def dying(monkeypatch: pytest.MonkeyPatch, db: MultiDB) -> None:
 async def test_a_crash_after_the_commit_leaves_no_old_value(
     db: MultiDB, user: User, in_transaction: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(db._cache._marks, "_lives", 300)
+    monkeypatch.setattr(db.cache._marks, "_lives", 300)
     async with MultiDB(db.settings) as other:
         assert await other.users.get(user.id) == user
         dying(monkeypatch, db)
@@ -175,7 +175,7 @@ async def test_a_commit_is_not_failed_by_a_redis_that_is_away(
         assert (await db.users.get_many([user.id]))[user.id].name == "New"
         calls.lost = set()
         async with asyncio.timeout(5):
-            while db._cache._marks.owed:  # noqa: ASYNC110 - it is paid by itself
+            while db.cache._marks.owed:  # noqa: ASYNC110 - it is paid by itself
                 await asyncio.sleep(0.01)
         assert (await other.users.fetch(user.id)).name == "New"
 

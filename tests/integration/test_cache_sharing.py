@@ -54,14 +54,14 @@ async def test_a_thousand_callers_in_four_processes_cost_one_load(
         functions = [function(process) for process in processes]
         gets = 0
         for process in processes:
-            look = process._cache._leases.look
+            look = process.cache._leases.look
 
             async def counted(entry: Any, look: Any = look) -> Any:
                 nonlocal gets
                 gets += 1
                 return await look(entry)
 
-            monkeypatch.setattr(process._cache._leases, "look", counted)
+            monkeypatch.setattr(process.cache._leases, "look", counted)
         callers = [asyncio.create_task(functions[n % 4](1)) for n in range(1000)]
         await load.began.wait()
         await settled()
@@ -147,7 +147,7 @@ async def test_an_error_is_everybodys_and_nothing_is_stored(db: MultiDB):
 async def test_who_dies_loading_keeps_others_waiting_for_a_second_at_most(
     db: MultiDB, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(db._cache._leases, "_patience", 0.05)
+    monkeypatch.setattr(db.cache._leases, "_patience", 0.05)
 
     @db.cached("test:{n}", ttl=TTL)
     async def cold(n: int) -> int:
@@ -159,7 +159,7 @@ async def test_who_dies_loading_keeps_others_waiting_for_a_second_at_most(
     assert cold.metrics.loads == 1
     assert await db.redis.get(key, operation="test") == b"Adead"
     # And an invalidation wakes them.
-    monkeypatch.setattr(db._cache._leases, "_patience", 60)
+    monkeypatch.setattr(db.cache._leases, "_patience", 60)
     waiting = asyncio.create_task(cold(1))
     await settled()
     await cold.invalidate(1)

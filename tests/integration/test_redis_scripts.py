@@ -88,7 +88,7 @@ async def test_cache_await(redis: Scripts):
         # Whatever takes the lease's place, who waits is told.
         await redis.run("cache_fill", ["entry"], "L1", "V1", 5000)
         await anext(messages)
-        for script, arguments in {"cache_mark": ("aa", 5000, ""), "cache_unmark": ("", "")}.items():
+        for script, arguments in {"cache_mark": ("aa", 5000), "cache_unmark": ("",)}.items():
             await redis.do("SET", "entry", "A1")
             await redis.run(script, ["entry"], *arguments)
             await anext(messages)
@@ -96,34 +96,34 @@ async def test_cache_await(redis: Scripts):
 
 async def test_cache_mark(redis: Scripts):
     await redis.do("SET", "entry", "V1")
-    assert await redis.run("cache_mark", ["entry"], "aa", 5000, "") == 1
+    assert await redis.run("cache_mark", ["entry"], "aa", 5000) == 1
     assert (await redis.do("GET", "entry")).startswith(b"Waa:")
     assert await redis.run("cache_lease", ["entry"], "L1", 5000, "") != b"L1"
     # Set again, because its answer was lost, it is one.
-    assert await redis.run("cache_mark", ["entry"], "aa", 5000, "") == 1
-    assert await redis.run("cache_mark", ["entry"], "bb", 60_000, "") == 2
+    assert await redis.run("cache_mark", ["entry"], "aa", 5000) == 1
+    assert await redis.run("cache_mark", ["entry"], "bb", 60_000) == 2
     assert 50_000 < await redis.do("PTTL", "entry") <= 60_000
     # One past its deadline is gone, though others are set over and over.
     await redis.do("SET", "entry", "Wcc:1000,dd:1000")
-    assert await redis.run("cache_mark", ["entry"], "ee", 5000, "") == 1
+    assert await redis.run("cache_mark", ["entry"], "ee", 5000) == 1
     await redis.do("DEL", "entry")
     await redis.do("RPUSH", "entry", "a list")
-    assert await redis.run("cache_mark", ["entry"], "aa", 5000, "") == 1
+    assert await redis.run("cache_mark", ["entry"], "aa", 5000) == 1
 
 
 async def test_cache_unmark(redis: Scripts):
     for token in ("aa", "bb"):
         await redis.run("cache_mark", ["entry"], token, 5000, "")
     # Neither another's mark nor an invalidation without one takes back this one.
-    assert await redis.run("cache_unmark", ["entry"], "aa", "") == 1
-    assert await redis.run("cache_unmark", ["entry"], "aa", "") == 1
-    assert await redis.run("cache_unmark", ["entry"], "", "") == 1
+    assert await redis.run("cache_unmark", ["entry"], "aa") == 1
+    assert await redis.run("cache_unmark", ["entry"], "aa") == 1
+    assert await redis.run("cache_unmark", ["entry"], "") == 1
     assert 0 < await redis.do("PTTL", "entry") <= 5000
-    assert await redis.run("cache_unmark", ["entry"], "bb", "") == 0
+    assert await redis.run("cache_unmark", ["entry"], "bb") == 0
     assert await redis.do("GET", "entry") is None
     for held in ("V1", "L1", "Wcc:1000"):
         await redis.do("SET", "entry", held)
-        assert await redis.run("cache_unmark", ["entry"], "bb", "") == 0
+        assert await redis.run("cache_unmark", ["entry"], "bb") == 0
         assert await redis.do("GET", "entry") is None
 
 
@@ -133,10 +133,10 @@ async def test_cache_tag(redis: Scripts):
     assert 50_000 < await redis.do("PTTL", "tag") <= 60_000
     assert await redis.run("cache_tag", ["tag"], "G2", 5000) == b"G1"
     assert await redis.do("PTTL", "tag") > 50_000
-    await redis.run("cache_mark", ["tag"], "aa", 5000, "")
+    await redis.run("cache_mark", ["tag"], "aa", 5000)
     assert (await redis.run("cache_tag", ["tag"], "G2", 5000)).startswith(b"Waa:")
     assert await redis.do("PTTL", "tag") <= 5000
-    await redis.run("cache_unmark", ["tag"], "aa", "")
+    await redis.run("cache_unmark", ["tag"], "aa")
     assert await redis.run("cache_tag", ["tag"], "G2", 5000) == b"G2"
 
 

@@ -3,7 +3,6 @@
 -- KEYS[1]  the entry; also the channel on which those who wait for its lease are told
 -- ARGV[1]  the mark: a token nobody else has
 -- ARGV[2]  how long it stands, in milliseconds: longer than the commit may take
--- ARGV[3]  the channel on which copies in processes are told, or '' if there are none
 -- Returns how many marks stand.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -22,8 +21,5 @@ end
 redis.call('SET', KEYS[1], 'W' .. table.concat(marks, ','), 'PX', string.format('%.0f', last - now))
 if type(held) == 'string' and string.sub(held, 1, 1) == 'A' then
   redis.call('PUBLISH', KEYS[1], '')
-end
-if ARGV[3] ~= '' then
-  redis.call('PUBLISH', ARGV[3], KEYS[1])
 end
 return #marks

@@ -2,11 +2,7 @@
 -- loaded before is gone, and the entry may be filled again unless another mark stands.
 -- KEYS[1]  the entry; also the channel on which those who wait for its lease are told
 -- ARGV[1]  the mark, or '' if there was none
--- ARGV[2]  the channel on which copies in processes are told, or '' if there are none
 -- Returns how many marks stand.
-if ARGV[2] ~= '' then
-  redis.call('PUBLISH', ARGV[2], KEYS[1])
-end
 local held = redis.pcall('GET', KEYS[1])
 if type(held) == 'string' and string.sub(held, 1, 1) == 'W' then
   local clock = redis.call('TIME')
