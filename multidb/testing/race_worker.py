@@ -1,7 +1,7 @@
-"""One process of a race: it reads and writes until its time is over, or it is killed and begins anew.
+"""The processes of a race: each reads and writes until its time is over, or it is killed and begins anew.
 
-It imports everything once, and then lets a fork of itself do the work, so that one that was killed
-has its successor at once.
+This one imports everything, once, and lets forks of itself do the work: one that was killed has its
+successor at once.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ __all__: list[str] = []
 class Worker:
     """The readers and writers of one process."""
 
-    def __init__(self, order: dict[str, Any]) -> None:
+    def __init__(self, order: dict[str, Any], process: int) -> None:
         self._order = order
-        self._process: int = order["process"]
+        self._process = process
         self._ids = [UUID(id) for id in order["ids"]]
         self._places = {id: place for place, id in enumerate(self._ids)}
         self._board = Board(Path(order["board"]), processes=order["processes"], keys=len(self._ids))
@@ -84,34 +84,54 @@ def _say(word: dict[str, Any]) -> None:
     os.write(sys.stdout.fileno(), json.dumps(word).encode() + b"\n")
 
 
+class Forks:
+    """The processes at work, by pid: which of the race each is."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        self._order = order
+        self._at_work: dict[int, int] = {}
+
+    def begin(self, process: int) -> None:
+        """Let a fork be this process of the race."""
+        pid = os.fork()
+        if pid:
+            self._at_work[pid] = process
+            return
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        random.seed()
+        asyncio.run(Worker(self._order, process).run())
+        os._exit(0)
+
+    def look_after(self) -> None:
+        """Wait until all have ended; let those who were killed begin anew, while there is time."""
+        while self._at_work:
+            pid, status = os.wait()
+            process = self._at_work.pop(pid)
+            if os.WIFSIGNALED(status):
+                _say({"killed": process})
+                if time.monotonic() < self._order["until"]:
+                    self.begin(process)
+            elif os.WEXITSTATUS(status):
+                self.end(os.WEXITSTATUS(status))
+
+    def end(self, code: int, _: FrameType | None = None) -> None:
+        """End them all, and this one."""
+        for pid in self._at_work:
+            os.kill(pid, signal.SIGKILL)
+        os._exit(code)
+
+
 def main() -> None:
-    """Let forks do the work, one after the other."""
+    """Wait for the order and for the word, and let forks do the work."""
     order = json.loads(sys.stdin.readline())
     import_module(order["subject"].partition(":")[0])
-    _say({"ready": order["process"]})
-    # Once all are, on the clock that all processes of a machine share.
+    _say({"ready": True})
     order["until"] = time.monotonic() + json.loads(sys.stdin.readline())
-    child = 0
-
-    def end(number: int, _: FrameType | None) -> None:
-        if child:
-            os.kill(child, signal.SIGKILL)
-        os._exit(128 + number)
-
-    signal.signal(signal.SIGTERM, end)
-    while time.monotonic() < order["until"]:
-        child = os.fork()
-        if child == 0:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            random.seed()
-            asyncio.run(Worker(order).run())
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        child = 0
-        if os.WIFSIGNALED(status):
-            _say({"killed": os.WTERMSIG(status)})
-        elif os.WEXITSTATUS(status):
-            sys.exit(os.WEXITSTATUS(status))
+    forks = Forks(order)
+    signal.signal(signal.SIGTERM, forks.end)
+    for process in range(order["processes"]):
+        forks.begin(process)
+    forks.look_after()
 
 
 if __name__ == "__main__":

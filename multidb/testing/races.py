@@ -9,7 +9,7 @@ import tempfile
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -109,22 +109,17 @@ async def cache_race(
                     "killed": killed,
                     "pause": write_every.total_seconds(),
                 }
-                async with AsyncExitStack() as stack:
-                    workers = [
-                        await stack.enter_async_context(_worker({**order, "process": number}))
-                        for number in range(processes)
+                async with _at_work(order, duration) as workers:
+                    disturbances = [
+                        asyncio.ensure_future(_restart(redis, race, restart_every)),
+                        asyncio.ensure_future(_evict(redis, race, evict_every)),
                     ]
-                    await asyncio.gather(*map(_ready, workers))
-                    for worker in workers:
-                        _begin(worker, duration)
-                    async with asyncio.TaskGroup() as group:
-                        disturbances = [
-                            group.create_task(_restart(redis, race, restart_every)),
-                            group.create_task(_evict(redis, race, evict_every)),
-                        ]
-                        await asyncio.gather(*(_hear(worker, race) for worker in workers))
+                    try:
+                        await _hear(workers, race)
+                    finally:
                         for each in disturbances:
                             each.cancel()
+                        await asyncio.wait(disturbances)
                 race.reads, race.writes = board.counted(READS), board.counted(WRITES)
                 race.errors = board.counted(ERRORS)
         finally:
@@ -179,41 +174,34 @@ async def _added(settings: Settings, keys: int) -> list[UUID]:
 
 
 @asynccontextmanager
-async def _worker(order: dict[str, Any]) -> AsyncIterator[Process]:
-    worker = await asyncio.create_subprocess_exec(
+async def _at_work(order: dict[str, Any], duration: timedelta) -> AsyncIterator[Process]:
+    """Yield what looks after the processes, once these have begun."""
+    workers = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "multidb.testing.race_worker"), stdin=PIPE, stdout=PIPE
     )
     try:
-        assert worker.stdin is not None
-        worker.stdin.write(json.dumps(order).encode() + b"\n")
-        await worker.stdin.drain()
-        yield worker
+        assert workers.stdin is not None
+        assert workers.stdout is not None
+        workers.stdin.write(json.dumps(order).encode() + b"\n")
+        await workers.stdout.readline()  # everything is imported
+        workers.stdin.write(f"{duration.total_seconds()}\n".encode())
+        yield workers
     finally:
-        if worker.returncode is None:
-            worker.terminate()
-        await worker.communicate()
+        if workers.returncode is None:
+            workers.terminate()
+        await workers.communicate()
 
 
-async def _ready(worker: Process) -> None:
-    assert worker.stdout is not None
-    await worker.stdout.readline()  # it has imported everything
-
-
-def _begin(worker: Process, duration: timedelta) -> None:
-    assert worker.stdin is not None
-    worker.stdin.write(f"{duration.total_seconds()}\n".encode())
-
-
-async def _hear(worker: Process, race: Race) -> None:
-    assert worker.stdout is not None
-    async for line in worker.stdout:
+async def _hear(workers: Process, race: Race) -> None:
+    assert workers.stdout is not None
+    async for line in workers.stdout:
         word = json.loads(line)
         if "killed" in word:
             race.killed += 1
         else:
             race.stale.append(StaleRead(*word["stale"]))
-    if await worker.wait():
-        raise RuntimeError(f"a process of the race ended with {worker.returncode}; see what it wrote")
+    if await workers.wait():
+        raise RuntimeError(f"a process of the race ended with {workers.returncode}; see what it wrote")
 
 
 async def _restart(redis: _OwnRedis, race: Race, every: timedelta | None) -> None:
