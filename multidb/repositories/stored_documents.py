@@ -8,11 +8,11 @@ from types import NoneType
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args, get_origin
 from uuid import UUID
 
-from bson.int64 import Int64
 from pydantic import AwareDatetime, BaseModel
 
 from multidb.repositories.plain_models import assembler, is_bound, is_plain
 from multidb.repositories.repository import plain_type, validated
+from multidb.stores.mongo.documents import Int64
 from multidb.stores.mongo.filtering import stored_name
 
 __all__ = ["document_reader"]

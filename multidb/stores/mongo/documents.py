@@ -8,11 +8,12 @@ from uuid import UUID
 from bson import CodecOptions, DatetimeConversion, decode, encode
 from bson.binary import UuidRepresentation
 from bson.errors import BSONError
+from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 
 from multidb.errors import DataError
 
-__all__ = ["MAX_DOCUMENT", "Document", "Encoded", "decoded", "encoded", "field_of", "messages"]
+__all__ = ["MAX_DOCUMENT", "Document", "Encoded", "Int64", "decoded", "encoded", "field_of", "messages"]
 
 Document: TypeAlias = dict[str, Any]
 #: A document ready to be sent; `.raw` are its bytes.
