@@ -8,15 +8,18 @@ from uuid import UUID
 from bson import CodecOptions, DatetimeConversion, decode, encode
 from bson.binary import UuidRepresentation
 from bson.errors import BSONError
+from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 
 from multidb.errors import DataError
 
-__all__ = ["MAX_DOCUMENT", "Document", "Encoded", "decoded", "encoded", "field_of", "messages"]
+__all__ = ["MAX_DOCUMENT", "Document", "Encoded", "Long", "decoded", "encoded", "field_of", "messages"]
 
 Document: TypeAlias = dict[str, Any]
 #: A document ready to be sent; `.raw` are its bytes.
 Encoded: TypeAlias = RawBSONDocument
+#: What a whole number of eight bytes is read as; one of four is an `int`.
+Long: TypeAlias = Int64
 
 #: The bytes one document may take: https://www.mongodb.com/docs/manual/reference/limits/
 MAX_DOCUMENT = 16 * 1024 * 1024
