@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, BaseModel
 
 from multidb.repositories.plain_models import assembler, is_bound, is_plain
 from multidb.repositories.repository import plain_type, validated
-from multidb.stores.mongo.documents import Int64
+from multidb.stores.mongo.documents import Long
 from multidb.stores.mongo.filtering import stored_name
 
 __all__ = ["document_reader"]
@@ -41,8 +41,8 @@ _ACCEPTED: dict[Any, _Accepted] = {
     bool: {bool: None},
     bytes: {bytes: None},
     dict[str, Any]: {dict: None},
-    float: {float: None, int: float, Int64: float},
-    int: {int: None, Int64: int},
+    float: {float: None, int: float, Long: float},
+    int: {int: None, Long: int},
     str: {str: None},
 }
 

@@ -13,11 +13,13 @@ from bson.raw_bson import RawBSONDocument
 
 from multidb.errors import DataError
 
-__all__ = ["MAX_DOCUMENT", "Document", "Encoded", "Int64", "decoded", "encoded", "field_of", "messages"]
+__all__ = ["MAX_DOCUMENT", "Document", "Encoded", "Long", "decoded", "encoded", "field_of", "messages"]
 
 Document: TypeAlias = dict[str, Any]
 #: A document ready to be sent; `.raw` are its bytes.
 Encoded: TypeAlias = RawBSONDocument
+#: What a whole number of eight bytes is read as; one of four is an `int`.
+Long: TypeAlias = Int64
 
 #: The bytes one document may take: https://www.mongodb.com/docs/manual/reference/limits/
 MAX_DOCUMENT = 16 * 1024 * 1024
