@@ -1,7 +1,7 @@
 """Rate limits: how often a user may call what. Redis `rate_limit:user:{user_id}:{endpoint}`."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any, ClassVar, TypeAlias, get_args
@@ -24,6 +24,7 @@ Rates: TypeAlias = Rate | Sequence[Rate]
 _MAX_LENGTH = 500
 _MOST_AT_ONCE = 20
 _MICROSECOND = timedelta(microseconds=1)
+_NONE = timedelta(0)
 
 _log = logging.getLogger("multidb.rate_limits")
 
@@ -198,11 +199,10 @@ def limits_of(
     pattern: KeyPattern, user_id: UUID, limits: Mapping[str, Rates], cost: int, operation: str
 ) -> list[tuple[str, Rate]]:
     """Return the key and the rate of each limit. Raises: DataError."""
-    found = [
-        (_key(pattern, user_id, endpoint, operation), rate)
-        for endpoint, rates in limits.items()
-        for rate in _each(rates, operation)
-    ]
+    found: list[tuple[str, Rate]] = []
+    for endpoint, rates in limits.items():
+        key = _key(pattern, user_id, endpoint, operation)
+        found += [(key, rate) for rate in _each(rates, operation)]
     if not 1 <= len(found) <= _MOST_AT_ONCE:
         raise DataError(f"give 1 to {_MOST_AT_ONCE} rates", operation=operation)
     if len(found) > 1 and len({(key, asked(rate)) for key, rate in found}) < len(found):
@@ -227,17 +227,19 @@ def asked(rate: Rate) -> tuple[Argument, ...]:
 
 def told(rates: Sequence[Rate], reply: Sequence[int], *, degraded: bool = False) -> Decision:
     """Return the decision that a script tells: 1 or 0, then three numbers for each rate."""
+    if len(rates) == 1:
+        allowed, left, wait, reset = reply
+        waits, resets = timedelta(0, 0, wait) if wait else _NONE, timedelta(0, 0, reset)
+        quota = Quota(rates[0], left, waits, resets)
+        return Decision(bool(allowed), left, waits, resets, (quota,), degraded)
     numbers = iter(reply)
-    allowed = bool(next(numbers))
+    allowed = next(numbers)
     quotas = tuple(
         Quota(rate, left, timedelta(microseconds=wait), timedelta(microseconds=reset))
         for rate, left, wait, reset in zip(rates, numbers, numbers, numbers, strict=True)
     )
-    if len(quotas) == 1:
-        [only] = quotas
-        return Decision(allowed, only.remaining, only.retry_after, only.reset_after, quotas, degraded)
     return Decision(
-        allowed,
+        bool(allowed),
         min(quota.remaining for quota in quotas),
         max(quota.retry_after for quota in quotas),
         max(quota.reset_after for quota in quotas),
@@ -246,10 +248,11 @@ def told(rates: Sequence[Rate], reply: Sequence[int], *, degraded: bool = False)
     )
 
 
-def _each(rates: Any, operation: str) -> Iterator[Rate]:
-    for rate in [rates] if isinstance(rates, Rate) or not isinstance(rates, Sequence) else rates:
+def _each(rates: Any, operation: str) -> Sequence[Rate]:
+    several = [rates] if isinstance(rates, Rate) or not isinstance(rates, Sequence) else rates
+    for rate in several:
         if not isinstance(rate, Rate):
             raise DataError(
                 f"`rate` must be a Rate or several, not {type(rate).__name__}", operation=operation
             )
-        yield rate
+    return several
