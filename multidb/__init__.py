@@ -1,7 +1,8 @@
 """PostgreSQL, MongoDB and Redis as one typed, async data layer."""
 
 from multidb.cache.decorator import cached
-from multidb.cache.policy import CachePolicy
+from multidb.cache.family import CacheMetrics
+from multidb.cache.policy import CacheOptions, CachePolicy
 from multidb.client import MultiDB
 from multidb.errors import (
     AlreadyExistsError,
@@ -152,6 +153,8 @@ __all__ = [
     "AuditLog",
     "Backoff",
     "BelongsTo",
+    "CacheMetrics",
+    "CacheOptions",
     "CachePolicy",
     "CalendarEvent",
     "CalendarEventChanges",

@@ -39,7 +39,7 @@ async def test_reads_are_measured(multidb_settings: Settings, capsys: pytest.Cap
 
 @pytest.mark.mongo
 async def test_logs_are_measured(multidb_settings: Settings):
-    sizes = mongo.Sizes(seconds=0.01, rounds=1, tasks=(1, 64), sustained=0.3)
+    sizes = mongo.Sizes(seconds=0.01, rounds=1, tasks=(1, 64), sustained=0.3, hundreds=5)
     lines = await mongo.measure(multidb_settings, sizes, beanie=False)
     assert sum(line.startswith("## ") for line in lines) == 4
     for work, rows in {"append": 4, "emit": 2, "find": 2}.items():

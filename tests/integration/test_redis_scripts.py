@@ -1,12 +1,14 @@
 """Every script of `stores/redis/scripts`, by itself, on every kind of servers."""
 
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
 
 from multidb.settings import Settings
 from multidb.stores.redis.client import RedisStore
+from multidb.stores.redis.listener import Messages
 
 from .redis import key, opened
 
@@ -25,6 +27,9 @@ class Scripts:
     async def run(self, script: str, keys: list[str], *arguments: Any) -> Any:
         return await self._store.run(script, map(self.key, keys), arguments, operation="tests.script")
 
+    def hearing(self, name: str) -> AbstractAsyncContextManager[Messages]:
+        return self._store.listen(self.key(name), operation="tests.script")
+
     async def do(self, command: str, name: str, *arguments: Any) -> Any:
         return await self._store.execute(command, self.key(name), *arguments, operation="tests.script")
 
@@ -36,13 +41,18 @@ async def redis(multidb_settings: Settings) -> AsyncIterator[Scripts]:
 
 
 async def test_cache_lease(redis: Scripts):
-    assert await redis.run("cache_lease", ["entry"], "L1", 5000, "") == 1
-    assert await redis.run("cache_lease", ["entry"], "L2", 5000, "") == 0
+    assert await redis.run("cache_lease", ["entry"], "L1", 5000, "") is None
+    assert await redis.run("cache_lease", ["entry"], "L2", 5000, "") == b"L1"
     assert await redis.do("GET", "entry") == b"L1"
     assert 0 < await redis.do("PTTL", "entry") <= 5000
     # In the place of what cannot be read any more.
-    assert await redis.run("cache_lease", ["entry"], "L2", 5000, "L1") == 1
+    assert await redis.run("cache_lease", ["entry"], "L2", 5000, "L1") is None
     assert await redis.do("GET", "entry") == b"L2"
+    # Nor of what nobody can read as an entry.
+    await redis.do("DEL", "entry")
+    await redis.do("RPUSH", "entry", "a list")
+    assert await redis.run("cache_lease", ["entry"], "L3", 5000, "") is None
+    assert await redis.do("GET", "entry") == b"L3"
 
 
 async def test_cache_fill(redis: Scripts):
@@ -56,6 +66,78 @@ async def test_cache_fill(redis: Scripts):
     await redis.do("SET", "entry", "L1")
     assert await redis.run("cache_fill", ["entry"], "L1", "", 5000) == 1
     assert await redis.do("GET", "entry") is None
+    # One that somebody waits for is the same lease.
+    await redis.do("SET", "entry", "A1")
+    assert await redis.run("cache_fill", ["entry"], "L2", "V2", 5000) == 0
+    assert await redis.run("cache_fill", ["entry"], "L1", "V1", 5000) == 1
+    # And a value is replaced by what was loaded while it stood.
+    assert await redis.run("cache_fill", ["entry"], "V1", "V2", 5000) == 1
+    assert await redis.run("cache_fill", ["entry"], "V1", "V3", 5000) == 0
+    assert await redis.do("GET", "entry") == b"V2"
+
+
+async def test_cache_await(redis: Scripts):
+    assert await redis.run("cache_await", ["entry"], "L1") == 0
+    await redis.do("SET", "entry", "L1", "PX", 5000)
+    async with redis.hearing("entry") as messages:
+        for _ in range(2):
+            assert 0 < await redis.run("cache_await", ["entry"], "L1") <= 5000
+        assert await redis.do("GET", "entry") == b"A1"
+        assert 0 < await redis.do("PTTL", "entry") <= 5000
+        assert await redis.run("cache_await", ["entry"], "L2") == 0
+        # Whatever takes the lease's place, who waits is told.
+        await redis.run("cache_fill", ["entry"], "L1", "V1", 5000)
+        await anext(messages)
+        for script, arguments in {"cache_mark": ("aa", 5000), "cache_unmark": ("",)}.items():
+            await redis.do("SET", "entry", "A1")
+            await redis.run(script, ["entry"], *arguments)
+            await anext(messages)
+
+
+async def test_cache_mark(redis: Scripts):
+    await redis.do("SET", "entry", "V1")
+    assert await redis.run("cache_mark", ["entry"], "aa", 5000) == 1
+    assert (await redis.do("GET", "entry")).startswith(b"Waa:")
+    assert await redis.run("cache_lease", ["entry"], "L1", 5000, "") != b"L1"
+    # Set again, because its answer was lost, it is one.
+    assert await redis.run("cache_mark", ["entry"], "aa", 5000) == 1
+    assert await redis.run("cache_mark", ["entry"], "bb", 60_000) == 2
+    assert 50_000 < await redis.do("PTTL", "entry") <= 60_000
+    # One past its deadline is gone, though others are set over and over.
+    await redis.do("SET", "entry", "Wcc:1000,dd:1000")
+    assert await redis.run("cache_mark", ["entry"], "ee", 5000) == 1
+    await redis.do("DEL", "entry")
+    await redis.do("RPUSH", "entry", "a list")
+    assert await redis.run("cache_mark", ["entry"], "aa", 5000) == 1
+
+
+async def test_cache_unmark(redis: Scripts):
+    for token in ("aa", "bb"):
+        await redis.run("cache_mark", ["entry"], token, 5000, "")
+    # Neither another's mark nor an invalidation without one takes back this one.
+    assert await redis.run("cache_unmark", ["entry"], "aa") == 1
+    assert await redis.run("cache_unmark", ["entry"], "aa") == 1
+    assert await redis.run("cache_unmark", ["entry"], "") == 1
+    assert 0 < await redis.do("PTTL", "entry") <= 5000
+    assert await redis.run("cache_unmark", ["entry"], "bb") == 0
+    assert await redis.do("GET", "entry") is None
+    for held in ("V1", "L1", "Wcc:1000"):
+        await redis.do("SET", "entry", held)
+        assert await redis.run("cache_unmark", ["entry"], "bb") == 0
+        assert await redis.do("GET", "entry") is None
+
+
+async def test_cache_tag(redis: Scripts):
+    assert await redis.run("cache_tag", ["tag"], "G1", 5000) == b"G1"
+    assert await redis.run("cache_tag", ["tag"], "G2", 60_000) == b"G1"
+    assert 50_000 < await redis.do("PTTL", "tag") <= 60_000
+    assert await redis.run("cache_tag", ["tag"], "G2", 5000) == b"G1"
+    assert await redis.do("PTTL", "tag") > 50_000
+    await redis.run("cache_mark", ["tag"], "aa", 5000)
+    assert (await redis.run("cache_tag", ["tag"], "G2", 5000)).startswith(b"Waa:")
+    assert await redis.do("PTTL", "tag") <= 5000
+    await redis.run("cache_unmark", ["tag"], "aa")
+    assert await redis.run("cache_tag", ["tag"], "G2", 5000) == b"G2"
 
 
 async def test_counter_add(redis: Scripts):

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, get_type_hints
 from uuid import UUID
 
 import pytest
@@ -110,6 +110,7 @@ def test_every_built_in_repository_is_an_attribute_by_its_entitys_name() -> None
         assert getattr(db, repository.entity()) is db[repository]
         assert type(db[repository]) is repository
     assert {route.entity for route in db.routes} == {repository.entity() for repository in BUILT_IN}
+    assert get_type_hints(MultiDB) == {repository.entity(): repository for repository in BUILT_IN}
 
 
 # --- an application's own
