@@ -167,7 +167,7 @@ async def locked(run: Run) -> None:
 
 async def begun(run: Run) -> None:
     """A session that is used; and the beginning of a request against the same as four calls of redis-py."""
-    new = [NewUser(email=f"{n}@example.org", name="Ada") for n in range(min(KEYS, 500))]
+    new = [NewUser(email=f"{n}@example.org", name="Ada") for n in range(min(KEYS, 100))]
     await run.db.users.add_many(new)
     ids = [user.id for user in new]
     tokens = [(await run.db.sessions.create(id))[0] for id in ids]
