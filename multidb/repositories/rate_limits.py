@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeAlias, get_args
 from uuid import UUID
 
 from multidb.errors import DataError, RateLimitExceededError, StoreError, StoreName
+from multidb.models.ids import uuid7
 from multidb.models.rate_limits import Decision, Quota, Rate
 from multidb.repositories.local_limits import How, LocalLimits
 from multidb.repositories.repository import Repository, Resources, checked_id
@@ -202,12 +203,18 @@ def limits_of(
     found: list[tuple[str, Rate]] = []
     for endpoint, rates in limits.items():
         key = _key(pattern, user_id, endpoint, operation)
-        found += [(key, rate) for rate in _each(rates, operation)]
+        if isinstance(rates, Rate):
+            found.append((key, rates))
+        else:
+            found += [(key, rate) for rate in _each(rates, operation)]
     if not 1 <= len(found) <= _MOST_AT_ONCE:
         raise DataError(f"give 1 to {_MOST_AT_ONCE} rates", operation=operation)
-    if len(found) > 1 and len({(key, asked(rate)) for key, rate in found}) < len(found):
-        raise DataError("a rate is given twice", operation=operation)
-    if type(cost) is not int or not 1 <= cost <= min(rate.limit for _, rate in found):
+    least = found[0][1].limit
+    if len(found) > 1:
+        least = min(rate.limit for _, rate in found)
+        if len({(key, asked(rate)) for key, rate in found}) < len(found):
+            raise DataError("a rate is given twice", operation=operation)
+    if type(cost) is not int or not 1 <= cost <= least:
         raise DataError("`cost` must be a whole number from 1 to the limit", operation=operation)
     return found
 
@@ -216,7 +223,16 @@ def _key(pattern: KeyPattern, user_id: UUID, endpoint: Any, operation: str) -> s
     checked_id(user_id, operation)
     if not isinstance(endpoint, str) or not 1 <= len(endpoint) <= _MAX_LENGTH:
         raise DataError(f"`endpoint` must be a text of 1 to {_MAX_LENGTH} characters", operation=operation)
-    return pattern.key({"user_id": user_id, "endpoint": endpoint})
+    before, after = _around_user(pattern, endpoint)
+    return f"{before}{user_id}{after}"
+
+
+@lru_cache(maxsize=1000)
+def _around_user(pattern: KeyPattern, endpoint: str) -> tuple[str, str]:
+    """Return what stands in the key of an endpoint before and after the user."""
+    sample = uuid7()
+    before, after = pattern.key({"user_id": sample, "endpoint": endpoint}).split(str(sample))
+    return before, after
 
 
 @lru_cache(maxsize=1000)
@@ -249,7 +265,7 @@ def told(rates: Sequence[Rate], reply: Sequence[int], *, degraded: bool = False)
 
 
 def _each(rates: Any, operation: str) -> Sequence[Rate]:
-    several = [rates] if isinstance(rates, Rate) or not isinstance(rates, Sequence) else rates
+    several = rates if isinstance(rates, Sequence) else [rates]
     for rate in several:
         if not isinstance(rate, Rate):
             raise DataError(
