@@ -565,6 +565,7 @@ CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     "counters.increment": lambda db: db.counters.increment("GET /"),
     "counters.get": lambda db: db.counters.get("GET /", date(2026, 1, 1)),
     "counters.range": lambda db: db.counters.range("GET /", date(2026, 1, 1), date(2026, 1, 2)),
+    "counters.rollup": lambda db: db.counters.rollup(datetime.now(UTC).date()),
     "counters.top": lambda db: db.counters.top(date(2026, 1, 1)),
 }
 
