@@ -132,6 +132,7 @@ from multidb.repositories.redaction import Redact, Redactor
 from multidb.repositories.relations import BelongsTo, HasMany, HasOne, Relation, Through
 from multidb.settings import Settings
 from multidb.stores.postgres.ambient import Transaction
+from multidb.worker import Discard, Handlers, Run, Snooze, Worker
 
 __all__ = [
     "PERSONAL",
@@ -163,6 +164,7 @@ __all__ = [
     "ConflictError",
     "ConstraintError",
     "DataError",
+    "Discard",
     "Document",
     "DocumentChanges",
     "DocumentMatch",
@@ -180,6 +182,7 @@ __all__ = [
     "FormChanges",
     "FormSubmission",
     "FunnelStep",
+    "Handlers",
     "HasMany",
     "HasOne",
     "Health",
@@ -240,8 +243,10 @@ __all__ = [
     "RequestWindow",
     "Row",
     "RowFields",
+    "Run",
     "Session",
     "Settings",
+    "Snooze",
     "StoreError",
     "StoreHealth",
     "StoreTimeoutError",
@@ -265,6 +270,7 @@ __all__ = [
     "UtcDatetime",
     "VersionedDocument",
     "VersionedFields",
+    "Worker",
     "cached",
     "uuid7",
 ]

@@ -59,6 +59,8 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         self._wakeups = Wakeups(resources.postgres)
         resources.before_closing.append(self._wakeups.close)
         self._fenced = resources.postgres.batcher(self._end_one, self._end_several)
+        #: The queues that were seen to have limits: where a job ends, another may begin.
+        self._limited: set[str] = set()
         #: By queue and company, when the last job that was claimed was due, and until when that holds.
         self._reached: dict[tuple[str, UUID | None], tuple[datetime, float]] = {}
 
@@ -97,8 +99,12 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
             "company": company,
         }
         rows = await self._claimed(values, fair=fair)
-        if not rows and await self._fetch(sql.LIMITS, values, operation):
-            rows = await self._claimed_within_limits(values, fair=fair)
+        if not rows:
+            if await self._fetch(sql.LIMITS, values, operation):
+                self._limited.add(queue)
+                rows = await self._claimed_within_limits(values, fair=fair)
+            else:
+                self._limited.discard(queue)
         jobs = list(map(self._read, rows))
         return sorted(jobs, key=lambda job: (job.priority, job.run_at, job.id))
 
@@ -311,7 +317,13 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
 
     async def _follow(self, rows: Sequence[Record]) -> None:
         """Do what follows from a change: wake those who may take the jobs, bring on what waited for them."""
-        self._wakeups.tell({row["queue"] for row in rows if row["state"] == "available" and row["due"]})
+        self._wakeups.tell(
+            {
+                row["queue"]
+                for row in rows
+                if (row["state"] == "available" and row["due"]) or row["queue"] in self._limited
+            }
+        )
         over = [row["id"] for row in rows if row["awaited"] and row["state"] in {"completed", "cancelled"}]
         if over:
             # Once it is committed: of two that end at a time, one at least then sees both.
