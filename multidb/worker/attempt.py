@@ -2,19 +2,18 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from multidb.client import MultiDB
-from multidb.errors import ConflictError, DataError, MultiDBError
+from multidb.errors import DataError, MultiDBError
 from multidb.models.ai_processing_results import NewAiProcessingResult
 from multidb.models.jobs import Backoff
 from multidb.models.system_logs import LogLevel
-from multidb.repositories.job_claims import error_text
+from multidb.repositories.job_endings import Ending, checked_delay, error_text
 from multidb.worker.handlers import Discard, Handler, Snooze
 from multidb.worker.held import Held
 from multidb.worker.run import Run
@@ -25,12 +24,9 @@ _log = logging.getLogger("multidb.worker")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
-#: What is to be told of an attempt.
-_Ending = Callable[[], Awaitable[None]]
-
 
 class Attempt:
-    """An attempt at a job that the worker holds. Whatever the handler does, a call tells of it in the end.
+    """An attempt at a job that the worker holds. Whatever the handler does, `finish` is told in the end.
 
     - What it returns is recorded in MongoDB first, under the lease, then the job is completed.
     - Of a kind that has no handler here, after an error or a timeout: the job is tried again, and dead
@@ -39,50 +35,65 @@ class Attempt:
       has failed, for a further attempt would end so too.
     """
 
+    __slots__ = ("_began", "_db", "_ended", "_finish", "_handler", "_held", "_job", "_run")
+
     def __init__(
-        self, db: MultiDB, held: Held, handler: Handler | None, ended: Callable[[float], None]
+        self,
+        db: MultiDB,
+        held: Held,
+        handler: Handler | None,
+        *,
+        ended: Callable[[float], None],
+        finish: Callable[[Held, Ending], None],
     ) -> None:
         self._db = db
         self._held = held
         self._job = held.job
         self._handler = handler
         self._ended = ended
+        self._finish = finish
         self._run = Run(db, held.job)
         self._began = datetime.now(UTC)
 
     async def make(self) -> None:
         """Make it. `ended` is told how many seconds the handler took, before anything is stored."""
-        loop = asyncio.get_running_loop()
-        job = self._job
-        began = loop.time()
-        scope = self._db.unscoped() if job.company_id is None else self._db.tenant(job.company_id)
-        with scope:
-            try:
-                ending = await self._called()
-            finally:
-                self._held.working = False
-                self._ended(loop.time() - began)
-            if self._held.reason != "lost":
-                await self._tell(ending)
+        if self._job.company_id is None:
+            await self._make()
+        else:
+            with self._db.tenant(self._job.company_id):
+                await self._make()
 
-    async def _called(self) -> _Ending:
-        """Call the handler, and return how to tell what became of it."""
+    async def _make(self) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            ending, result = await self._called()
+        finally:
+            self._held.working = False
+            self._ended(loop.time() - began)
+        if ending.error is not None:
+            self._run.log(ending.error, level=LogLevel.ERROR)
+        if result is not None or self._run.lines:
+            ending = await self._recorded(ending, result)
+        self._finish(self._held, ending)
+
+    async def _called(self) -> tuple[Ending, Any]:
+        """Call the handler, and return how the attempt ended, and the result if there is one."""
         job, handler = self._job, self._handler
         if handler is None:
-            return self._failed(f"no handler of {job.kind!r} here", Backoff().delay(job.attempt))
-        retry_in = handler.backoff.delay(job.attempt)
+            return self._failed(f"no handler of {job.kind!r} here", Backoff()), None
         try:
             result = await self._within_timeout(handler)
         except asyncio.CancelledError:
-            return self._stopped(retry_in)
+            return self._stopped(handler), None
         except Snooze as snooze:
-            return partial(self._db.jobs.snooze, job, snooze.delay)
+            return self._snoozed(snooze.delay), None
         except Discard as error:
-            return self._failed(error, None)
+            return self._failed(error, None), None
         except Exception as error:
             _log.warning("job %s, %r, attempt %d failed", job.id, job.kind, job.attempt, exc_info=error)
-            return self._failed(error, retry_in)
-        return partial(self._completed, result)
+            return self._failed(error, handler.backoff), None
+        return Ending(job, "completed"), result
 
     async def _within_timeout(self, handler: Handler) -> Any:
         try:
@@ -90,90 +101,85 @@ class Attempt:
         except ValidationError as error:
             raise Discard(f"the payload is not what {self._job.kind!r} takes: {_misfit(error)}") from error
         timeout = self._job.timeout or handler.timeout
-        deadline = asyncio.timeout(None if timeout is None else timeout.total_seconds())
+        if timeout is None:
+            return await self._called_with(handler, arguments)
+        deadline = asyncio.timeout(timeout.total_seconds())
         try:
             async with deadline:
                 self._held.overdue = deadline.when()
-                self._held.begin()
-                result = await handler.function(*arguments)
-                self._held.working = False
-                return result
+                return await self._called_with(handler, arguments)
         except TimeoutError as error:
             if not deadline.expired():
                 raise
             raise TimeoutError(f"the handler took longer than {timeout}") from error
 
-    def _stopped(self, retry_in: timedelta) -> _Ending:
-        """Return how to tell of a handler that was cancelled."""
+    async def _called_with(self, handler: Handler, arguments: Sequence[Any]) -> Any:
+        self._held.begin()
+        result = await handler.function(*arguments)
+        self._held.working = False
+        return result
+
+    def _stopped(self, handler: Handler) -> Ending:
+        """Return the ending of a handler that was cancelled."""
         match self._held.reason:
             case "cancelled":
-                return self._failed("cancelled on request", retry_in)
+                return Ending(self._job, "cancelled", error="cancelled on request")
             case "stopping" | "lost":
-                return partial(self._db.jobs.release, self._job)
+                return Ending(self._job, "put back")
         # Nobody of ours did: the handler cancelled itself.
-        return self._failed("the handler was cancelled", retry_in)
+        return self._failed("the handler was cancelled", handler.backoff)
 
-    def _failed(self, error: str | BaseException, retry_in: timedelta | None) -> _Ending:
-        """Return how to tell of a failure; without `retry_in`, it is final."""
+    def _snoozed(self, delay: timedelta) -> Ending:
+        try:
+            return Ending(self._job, "put back", delay=checked_delay(delay, "jobs.snooze"))
+        except DataError as error:
+            return self._failed(error, None)
 
-        async def tell() -> None:
-            final = retry_in is None
-            self._run.log(error_text(error), level=LogLevel.ERROR)
+    def _failed(self, error: str | BaseException, backoff: Backoff | None) -> Ending:
+        """Return the ending of a failure; without a backoff, it is final."""
+        if backoff is None:
+            return Ending(self._job, "failed", error=error_text(error))
+        return Ending(self._job, "retried", error=error_text(error), delay=backoff.delay(self._job.attempt))
+
+    async def _recorded(self, ending: Ending, result: Any) -> Ending:
+        """Store the result, the error and the log, and return the ending that follows from it."""
+        pause = _FIRST_PAUSE
+        while True:
             try:
-                await self._recorded(None, error_text(error))
-            except MultiDBError as unrecorded:
-                # The job itself keeps the error too, and must not wait for MongoDB to be told of it.
-                _log.warning("the log of job %s could not be stored: %s", self._job.id, unrecorded)
-            await self._db.jobs.fail(self._job, error, retry_in=retry_in, final=final)
+                await self._record(ending, result)
+            except (MultiDBError, ValidationError, TypeError, ValueError, RecursionError) as error:
+                if not getattr(error, "retryable", False):
+                    _log.warning("the result of job %s cannot be stored: %s", self._job.id, error)
+                    told = error_text(error) if isinstance(error, MultiDBError) else type(error).__name__
+                    return self._failed(f"the result cannot be stored: {told}", None)
+                _log.warning("the result of job %s is stored later: %s", self._job.id, error)
+            else:
+                return ending
+            if ending.error is not None:
+                return ending  # which the job itself keeps too, and which must not wait for MongoDB
+            if self._held.reason is not None:
+                return Ending(self._job, "put back")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
-        return tell
-
-    async def _completed(self, result: Any) -> None:
+    async def _record(self, ending: Ending, result: Any) -> None:
+        await self._run.store_log()
+        if result is None and ending.error is None:
+            return
         if isinstance(result, BaseModel):
             result = result.model_dump()
         if result is not None and not isinstance(result, Mapping):
             raise DataError(f"a handler returns a model, a mapping or None, not {type(result).__name__}")
-        await self._recorded(result, None)
-        await self._db.jobs.complete(self._job)
-
-    async def _recorded(self, result: Mapping[str, Any] | None, error: str | None) -> None:
-        await self._run.store_log()
-        if result is None and error is None:
-            return
         new = NewAiProcessingResult(
             id=self._job.id,
             company_id=self._job.company_id,
             lease=self._job.lease,
             result=None if result is None else dict(result),
-            error=error,
+            error=ending.error,
             started_at=self._began,
             finished_at=datetime.now(UTC),
         )
         await self._db.ai_processing_results.record(new)
-
-    async def _tell(self, ending: _Ending) -> None:
-        """Tell what became of it, again and again while a store is away and the claim may still stand."""
-        loop = asyncio.get_running_loop()
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                await ending()
-            except ConflictError as error:
-                if not error.retryable:
-                    _log.warning("job %s is another worker's by now: %s", self._job.id, error)
-                    return
-            except MultiDBError as error:
-                if not error.retryable:
-                    _log.warning("the result of job %s cannot be stored: %s", self._job.id, error)
-                    ending = self._failed(f"what became of it cannot be stored: {error}", None)
-            except (ValidationError, TypeError, ValueError, RecursionError) as error:
-                ending = self._failed(f"what became of it cannot be stored: {type(error).__name__}", None)
-            else:
-                return
-            if self._held.reason == "lost" or loop.time() > self._held.until:
-                return
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def _misfit(error: ValidationError) -> str:

@@ -22,6 +22,8 @@ _log = logging.getLogger("multidb.worker")
 class Held:
     """A job of this worker's, from its claim until what became of it is stored."""
 
+    __slots__ = ("job", "overdue", "reason", "task", "until", "working")
+
     def __init__(self, job: Job, until: float) -> None:
         self.job = job
         #: Until when this process trusts in its claim, by the event loop's clock.

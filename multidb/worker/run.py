@@ -22,7 +22,8 @@ class Run:
     def __init__(self, db: "MultiDB", job: "Job") -> None:
         self.db = db
         self.job = job
-        self._lines: deque[AiProcessingLog] = deque(maxlen=MAX_LOGS)
+        #: What is not stored yet.
+        self.lines: deque[AiProcessingLog] = deque(maxlen=MAX_LOGS)
 
     async def progress(self, share: float) -> None:
         """Tell how much of the job is done, from 0 to 1, and store what was logged.
@@ -38,13 +39,13 @@ class Run:
         Never waits. Of a run, as of a job, the last 1,000 lines are kept, and of a line 2,000 characters.
         """
         text = message.replace("\0", "\ufffd").encode("utf-8", "backslashreplace").decode()
-        self._lines.append(AiProcessingLog(lease=self.job.lease, level=level, message=text[:_LONGEST]))
+        self.lines.append(AiProcessingLog(lease=self.job.lease, level=level, message=text[:_LONGEST]))
 
     async def store_log(self) -> None:
         """Store what was logged. Raises: UnavailableError if MongoDB cannot be reached; nothing is lost."""
-        if self._lines:
-            lines = list(self._lines)
+        if self.lines:
+            lines = list(self.lines)
             await self.db.ai_processing_results.log(self.job.id, lines)
             for line in lines:
-                if self._lines and self._lines[0] is line:
-                    self._lines.popleft()
+                if self.lines and self.lines[0] is line:
+                    self.lines.popleft()

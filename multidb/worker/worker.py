@@ -9,7 +9,7 @@ import socket
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from contextvars import Context
+from contextvars import Context, copy_context
 from datetime import timedelta
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from multidb.repositories.job_wakeups import CANCEL
 from multidb.repositories.repository import MAX_PAGE
 from multidb.stores.completion import complete
 from multidb.worker.attempt import Attempt
+from multidb.worker.finisher import Finisher
 from multidb.worker.handlers import Function, Handlers
 from multidb.worker.held import Held, Hold
 from multidb.worker.schedule import keep_time
@@ -79,7 +80,8 @@ class Worker:
         self.name = name or f"{socket.gethostname()}:{os.getpid()}:{uuid7().hex[-6:]}"
         self._queues = list(queues)
         self._handlers = handlers if isinstance(handlers, Handlers) else Handlers(handlers)
-        self._concurrency = concurrency
+        #: How many jobs at a time.
+        self.concurrency = concurrency
         self._lease = lease
         self._poll = poll.total_seconds()
         self._stop_within = stop_within.total_seconds()
@@ -89,6 +91,7 @@ class Worker:
 
     def _begin_anew(self) -> None:
         self._hold = Hold(self.db, self._lease)
+        self._finisher = Finisher(self.db, self._stored)
         self._ahead: deque[Held] = deque()
         self._working = 0
         #: How long handlers took of late, in seconds.
@@ -143,9 +146,15 @@ class Worker:
     async def _run(self) -> None:
         with self.db.unscoped():
             loop = asyncio.get_running_loop()
+            self._context = copy_context()
             beside = [
                 loop.create_task(each)
-                for each in (self._hold.keep(), self._sweep(), keep_time(self.db, self._handlers.schedules))
+                for each in (
+                    self._hold.keep(),
+                    self._finisher.run(),
+                    self._sweep(),
+                    keep_time(self.db, self._handlers.schedules),
+                )
             ]
             within = self._stop_within
             try:
@@ -164,7 +173,7 @@ class Worker:
             if not self._room():
                 self._freed.clear()
                 await self._freed.wait()
-            elif self._working and self._room() < self._concurrency // 2:
+            elif self._working and self._room() < self.concurrency // 2:
                 await asyncio.sleep(_GATHERED)
             self._woken.clear()
             try:
@@ -203,11 +212,11 @@ class Worker:
         """Return how many jobs to claim now: for the places that are free, and some ahead."""
         ahead = 0
         if self._took is not None:
-            ahead = min(int(self._concurrency * _AHEAD / max(self._took, 1e-6)), _MOST_AHEAD)
+            ahead = min(int(self.concurrency * _AHEAD / max(self._took, 1e-6)), _MOST_AHEAD)
         unstored = len(self._hold) - self._working - len(self._ahead)
-        if unstored > self._concurrency * _UNSTORED:
+        if unstored > self.concurrency * _UNSTORED:
             return 0
-        room = self._concurrency + ahead - self._working - len(self._ahead)
+        room = self.concurrency + ahead - self._working - len(self._ahead)
         # What there is ahead lasts for a moment yet: a claim of few is not worth its round trip.
         return room if room > ahead // 2 else 0
 
@@ -228,15 +237,22 @@ class Worker:
 
     def _begin(self) -> None:
         """Begin with as many jobs as there are free places."""
-        while self._ahead and self._working < self._concurrency:
+        while self._ahead and self._working < self.concurrency:
             held = self._ahead.popleft()
             if held.reason == "lost":
                 self._hold.drop(held)
                 continue
             self._working += 1
-            attempt = Attempt(self.db, held, self._handlers.get(held.job.kind), self._ended)
-            held.task = asyncio.get_running_loop().create_task(attempt.make(), context=Context())
-            held.task.add_done_callback(lambda _, held=held: self._stored(held))  # type: ignore[misc]
+            attempt = Attempt(
+                self.db,
+                held,
+                self._handlers.get(held.job.kind),
+                ended=self._ended,
+                finish=self._finisher.put,
+            )
+            # Not in the context of whose end made room for it.
+            context = self._context.copy()
+            held.task = asyncio.get_running_loop().create_task(attempt.make(), context=context)
 
     def _ended(self, seconds: float) -> None:
         """Give the place of a handler that has ended to the next job; the last one is still to be stored."""
@@ -249,8 +265,6 @@ class Worker:
     def _stored(self, held: Held) -> None:
         self._hold.drop(held)
         self._freed.set()
-        if held.task is not None and not held.task.cancelled() and (error := held.task.exception()):
-            _log.error("what became of job %s could not be stored", held.job.id, exc_info=error)
 
     async def _wind_up(self, within: float, beside: Sequence[asyncio.Task[None]]) -> None:
         """Let handlers finish, then cancel them; put back what nobody has begun; wait until all is stored."""
@@ -260,7 +274,7 @@ class Worker:
         await asyncio.gather(*put_back, return_exceptions=True)  # else their leases end
         for held in ahead:
             self._hold.drop(held)
-        tasks = [held.task for held in self._hold if held.task is not None]
+        tasks = [held.task for held in self._hold if held.task is not None and not held.task.done()]
         if tasks:
             await asyncio.wait(tasks, timeout=within)
         for held in self._hold:
@@ -270,6 +284,9 @@ class Worker:
             _, stuck = await asyncio.wait(left, timeout=self._lease.total_seconds())
             for task in stuck:
                 _log.error("a handler did not heed its cancellation: %s", task.get_name())
+        with suppress(TimeoutError):  # what is not stored by then, was for too long
+            async with asyncio.timeout(self._lease.total_seconds()):
+                await self._finisher.done()
         for task in beside:
             task.cancel()
         await asyncio.wait(beside)

@@ -315,7 +315,7 @@ async def test_a_worker_is_declared_rightly(db: MultiDB):
     wrong: dict[str, Any]
     for wrong in ({"queues": "q"}, {"queues": []}, {"concurrency": 0}):
         with pytest.raises(ConfigurationError):
-            Worker(db, **{"queues": ["q"], "handlers": {}, **wrong})
+            Worker(db, **{"queues": ["q"], "handlers": {}, **wrong})  # type: ignore[arg-type]
 
 
 async def test_a_limited_queue_goes_on_as_its_jobs_end(db: MultiDB):
