@@ -1,10 +1,11 @@
 """The benchmarks run: what they find is for a reader to judge, and no test's business."""
 
 import argparse
+from dataclasses import replace
 
 import pytest
 
-from benchmarks import analytics, mongo, postgres, reads, redis, redis_peers
+from benchmarks import analytics, job_sides, jobs, mongo, postgres, reads, redis, redis_peers
 from benchmarks.run import Sizes
 from multidb.settings import Settings
 
@@ -44,6 +45,15 @@ async def test_logs_are_measured(multidb_settings: Settings):
     assert sum(line.startswith("## ") for line in lines) == 4
     for work, rows in {"append": 4, "emit": 2, "find": 2}.items():
         assert sum(line.startswith(f"| {work} |") for line in lines) == rows, work
+
+
+async def test_the_queue_is_measured(multidb_settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(job_sides, "find_spec", lambda _: None)  # the peers are no part of the suite
+    few = dict.fromkeys(jobs.QUICK.jobs, 50)
+    sizes = replace(jobs.QUICK, seconds=0.01, jobs=few, finished=100, held=0.1, paced=0.1)
+    lines = await jobs.measure(multidb_settings, sizes)
+    assert sum(line.startswith("## ") for line in lines) == len(jobs.SECTIONS)
+    assert sum(line.startswith("| ours | 10 |") for line in lines) == 1
 
 
 @pytest.mark.mongo
