@@ -142,7 +142,7 @@ async def test_four_processes_admit_exactly_the_limit(db: MultiDB):
     limit, user = 200, uuid7()
     stores = ("postgres_url", "mongo_url", "redis_url")
     given: dict[str, Any] = {name: getattr(db.settings, name).get_secret_value() for name in stores}
-    given |= {"key_prefix": db.settings.key_prefix, "open_timeout": 60}
+    given |= {"key_prefix": db.settings.key_prefix, "open_timeout": 60, "redis_timeout": 60}
     order = json.dumps({"settings": given, "user": str(user), "limit": limit})
     program = sys.executable, "-m", "tests.integration.rate_limit_worker", order
     worker = await asyncio.create_subprocess_exec(*program, cwd=ROOT, stdout=PIPE)
