@@ -23,6 +23,7 @@ from functools import partial
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
+from typing import TypeAlias
 
 from benchmarks.measuring import (
     OURS,
@@ -40,6 +41,9 @@ from benchmarks.run import QUICK, Run, Sizes
 from benchmarks.sides import Side, Values
 from multidb import MultiDB, uuid7
 from multidb.settings import Settings
+
+#: Reading one page.
+Read: TypeAlias = Callable[[], Awaitable[None]]
 
 WRITTEN = Path(__file__).parents[1] / "docs" / "benchmarks-postgres.md"
 
@@ -148,28 +152,19 @@ async def depth(run: Run) -> None:
     async def offset(side: Side, start: int) -> None:
         assert len(await side.offset(start, page)) == page
 
-    #: By side, and whether the page is the deep one.
-    calls: dict[tuple[str, bool], Callable[[], Awaitable[None]]] = {
-        (f"{OURS}, by cursor", False): partial(ours, None),
-        (f"{OURS}, by cursor", True): partial(ours, cursor),
-    }
+    #: By side, the first page and the deep one.
+    calls: dict[str, tuple[Read, Read]] = {f"{OURS}, by cursor": (partial(ours, None), partial(ours, cursor))}
     for name, peer in run.peers.items():
         if "reset" not in name:
-            calls[f"{name}, by OFFSET", False] = partial(offset, peer, 0)
-            calls[f"{name}, by OFFSET", True] = partial(offset, peer, before)
+            calls[f"{name}, by OFFSET"] = (partial(offset, peer, 0), partial(offset, peer, before))
 
-    async def once(call: Callable[[], Awaitable[None]]) -> float:
-        end = time.perf_counter() + run.sizes.seconds
-        took = [await _seconds(call)]
-        while time.perf_counter() < end:
-            took.append(await _seconds(call))
-        return statistics.median(took) * 1000
-
-    def key(side: str, *, deep: bool) -> str:
-        return f"{side}, {'deep' if deep else 'first'}"
-
-    measured = {key(side, deep=deep): partial(once, call) for (side, deep), call in calls.items()}
-    compared = Comparison(await in_turn(measured, rounds=run.sizes.rounds))
+    given: dict[str, list[float]] = {f"{side}, {which}": [] for side in calls for which in ("first", "deep")}
+    for _ in range(run.sizes.rounds):
+        for side, pages in calls.items():
+            first, deep = await _by_turns(pages, run.sizes.seconds)
+            given[f"{side}, first"].append(first * 1000)
+            given[f"{side}, deep"].append(deep * 1000)
+    compared = Comparison(given)
     table = run.table(
         f"Page {number:,} of {page} rows against page 1, of {size:,} rows",
         "side",
@@ -179,9 +174,18 @@ async def depth(run: Run) -> None:
         "rounds",
         "target",
     )
-    for side in dict.fromkeys(side for side, _ in calls):
-        cells = compared.cells(key(side, deep=False), key(side, deep=True), digits=2)
+    for side in calls:
+        cells = compared.cells(f"{side}, first", f"{side}, deep", digits=2)
         table.row(side, *cells, f"at most {DEEP}" if side.startswith(OURS) else "")
+
+
+async def _by_turns(pages: tuple[Read, Read], seconds: float) -> tuple[float, float]:
+    """Return the median seconds of each, read one after the other, so that both meet the same load."""
+    end = time.perf_counter() + seconds
+    took = [(await _seconds(pages[0]), await _seconds(pages[1]))]
+    while time.perf_counter() < end:
+        took.append((await _seconds(pages[0]), await _seconds(pages[1])))
+    return statistics.median(first for first, _ in took), statistics.median(deep for _, deep in took)
 
 
 async def fairness(run: Run) -> None:

@@ -9,13 +9,9 @@ rounds, the ratio of the medians, and the lowest and highest ratio of a round. r
 It starts servers of its own from the wheels, or takes those of MULTIDB_TEST_*_URL.
 """
 
-import sys
-from pathlib import Path
+# First of all, for it takes this folder off the path, where this file would be taken for redis-py.
+import benchmarks  # noqa: F401, I001
 
-# As a script it has its own folder first on the path, where it would be taken for redis-py.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent]
-
-# ruff: noqa: E402
 import argparse
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing

@@ -17,6 +17,7 @@ from multidb.cache.policy import CacheOptions, CachePolicy
 from multidb.connections import ConnectionManager
 from multidb.errors import ConfigurationError, DataError
 from multidb.models.health import Health
+from multidb.models.prologue import Prologue
 from multidb.registry import BUILT_IN, route_all
 from multidb.repositories.ai_processing_results import AiProcessingResultRepository
 from multidb.repositories.api_request_logs import ApiRequestLogRepository
@@ -36,6 +37,8 @@ from multidb.repositories.kanban_cards import KanbanCardRepository
 from multidb.repositories.kanban_columns import KanbanColumnRepository
 from multidb.repositories.locks import LockRepository
 from multidb.repositories.presence import PresenceRepository
+from multidb.repositories.prologue import Requests
+from multidb.repositories.rate_limits import RateLimitRepository, Rates
 from multidb.repositories.realtime_events import RealtimeEventRepository
 from multidb.repositories.redaction import Redact, Redactor
 from multidb.repositories.repository import Repository, Resources
@@ -102,6 +105,7 @@ class MultiDB:
     dynamic_configurations: DynamicConfigurationRepository
     realtime_events: RealtimeEventRepository
     sessions: SessionRepository
+    rate_limits: RateLimitRepository
     presence: PresenceRepository
     uploads: UploadRepository
     locks: LockRepository
@@ -134,33 +138,9 @@ class MultiDB:
         )
         for each in (*BUILT_IN, *repositories):
             self._repositories[each] = each(resources)
-        self.companies = self[CompanyRepository]
-        self.users = self[UserRepository]
-        self.user_profiles = self[UserProfileRepository]
-        self.company_users = self[CompanyUserRepository]
-        self.user_sessions = self[UserSessionRepository]
-        self.documents = self[DocumentRepository]
-        self.jobs = self[JobRepository]
-        self.forms = self[FormRepository]
-        self.calendar_events = self[CalendarEventRepository]
-        self.kanban_boards = self[KanbanBoardRepository]
-        self.kanban_columns = self[KanbanColumnRepository]
-        self.kanban_cards = self[KanbanCardRepository]
-        self.audit_logs = self[AuditLogRepository]
-        self.system_logs = self[SystemLogRepository]
-        self.user_activity_logs = self[UserActivityLogRepository]
-        self.api_request_logs = self[ApiRequestLogRepository]
-        self.usage_analytics = self[UsageAnalyticsRepository]
-        self.document_metadata = self[DocumentMetadataRepository]
-        self.ai_processing_results = self[AiProcessingResultRepository]
-        self.form_submissions = self[FormSubmissionRepository]
-        self.dynamic_configurations = self[DynamicConfigurationRepository]
-        self.realtime_events = self[RealtimeEventRepository]
-        self.sessions = self[SessionRepository]
-        self.presence = self[PresenceRepository]
-        self.uploads = self[UploadRepository]
-        self.locks = self[LockRepository]
-        self.counters = self[CounterRepository]
+        for each in BUILT_IN:
+            setattr(self, each.entity(), self._repositories[each])
+        self._requests = Requests(resources)
 
     def __getitem__(self, repository: type[RepositoryT]) -> RepositoryT:
         """Return the repository of this class."""
@@ -231,6 +211,27 @@ class MultiDB:
         Takes at most `Settings.health_timeout`.
         """
         return await self._connections.health()
+
+    # --- how a request begins
+
+    async def request(
+        self, token: str, endpoint: str, *, rate: Rates | None = None, cost: int = 1
+    ) -> Prologue:
+        """Check a token and touch its session, hold the request to its limits, and count it.
+
+        In one round trip to Redis, and atomic: `session, decision = await db.request(...)`. Where the
+        token opens no session, both are None and nothing has happened. Where a limit refuses, the
+        session was used and its user is there, in `presence` with the session's id as device; the
+        request is not counted. Else it counts for the limits, `cost` against each, and for
+        `counters`, behind the caller's back: stored within a second, and lost if the process is killed
+        before. `rate` is one rate or several; without it there is no limit and no decision.
+
+        Raises: UnavailableError if Redis cannot be reached, whatever the outage policy, for then
+        nobody knows whose request it is; DataError. Not idempotent.
+        Source: Redis `session:user:{user_id}`, `rate_limit:user:{user_id}:{endpoint}`,
+        `realtime:user:{user_id}:presence`, `counter:api_calls:{endpoint}:{date}`.
+        """
+        return await self._requests.begin(token, endpoint, rate, cost)
 
     # --- one unit of work
 

@@ -33,7 +33,7 @@ from multidb.models.form_submissions import FormSubmission, NewFormSubmission
 from multidb.models.forms import Form, FormChanges, NewForm
 from multidb.models.health import Health, PoolUsage, StoreHealth
 from multidb.models.ids import uuid7
-from multidb.models.jobs import Job, JobChanges, JobState, NewJob
+from multidb.models.jobs import Backoff, Heartbeat, Job, JobChanges, JobState, NewJob, QueueStats
 from multidb.models.kanban import (
     KanbanBoard,
     KanbanBoardChanges,
@@ -47,6 +47,8 @@ from multidb.models.kanban import (
 )
 from multidb.models.page import Page
 from multidb.models.presence import PresenceEvent
+from multidb.models.prologue import Prologue
+from multidb.models.rate_limits import Decision, Quota, Rate
 from multidb.models.realtime_events import RealtimeEvent
 from multidb.models.sessions import Session
 from multidb.models.system_logs import LogLevel, SystemLog
@@ -68,6 +70,7 @@ __all__ = [
     "ApiRequestLog",
     "AuditAction",
     "AuditLog",
+    "Backoff",
     "Bucket",
     "CalendarEvent",
     "CalendarEventChanges",
@@ -79,6 +82,7 @@ __all__ = [
     "CompanyUserChanges",
     "Condition",
     "ConfigurationVersion",
+    "Decision",
     "Document",
     "DocumentChanges",
     "DocumentMatch",
@@ -97,6 +101,7 @@ __all__ = [
     "FormSubmission",
     "FunnelStep",
     "Health",
+    "Heartbeat",
     "HttpMethod",
     "Job",
     "JobChanges",
@@ -128,6 +133,10 @@ __all__ = [
     "Page",
     "PoolUsage",
     "PresenceEvent",
+    "Prologue",
+    "QueueStats",
+    "Quota",
+    "Rate",
     "RealtimeEvent",
     "Related",
     "RequestShare",

@@ -59,11 +59,10 @@ class CounterRepository(Repository):
         different counts are kept.
         """
         operation = self._operation("increment")
-        _check_endpoint(endpoint, operation)
+        day = self._countable(endpoint, operation)
         if type(by) is not int or not 1 <= by <= _MAX_BY:
             raise DataError(f"`by` must be a whole number from 1 to {_MAX_BY}", operation=operation)
-        self._counter.key({"endpoint": endpoint, "date": date.min})  # or it would fail for all who wait
-        await self._counting.add(endpoint, _today(), by, operation)
+        await self._counting.add(endpoint, day, by)
 
     async def get(self, endpoint: str, day: date) -> int:
         """Return how often `endpoint` was called on a day; 0 if never, or too long ago to be known."""
@@ -89,6 +88,18 @@ class CounterRepository(Repository):
             *("ZREVRANGE", self._ranking.key({"date": day}), 0, last, "WITHSCORES"), operation=operation
         )
         return [EndpointCount(endpoint=name.decode(), count=int(count)) for name, count in found]
+
+    def _countable(self, endpoint: str, operation: str) -> date:
+        """Return today if calls of `endpoint` may be counted now. Raises: as `increment`."""
+        _check_endpoint(endpoint, operation)
+        self._counter.key({"endpoint": endpoint, "date": date.min})  # or it would fail for all who wait
+        day = _today()
+        self._counting.check(endpoint, day, operation)
+        return day
+
+    def _note(self, endpoint: str, day: date) -> None:
+        """Count a call, stored within a second. What is counted when the process is killed, is lost."""
+        self._counting.note(endpoint, day)
 
     async def _range(self, endpoint: str, first: date, last: date, operation: str) -> dict[date, int]:
         _check_endpoint(endpoint, operation)

@@ -84,10 +84,9 @@ class PostgresReader(Repository, Generic[ModelT]):
 
     def __init__(self, resources: Resources) -> None:
         super().__init__(resources)
-        self._crud_of_all = Crud(self.table, self.model.model_fields)
-        self._crud_of_tenant = (
-            None if self.tenant is None else Crud(self.table, self.model.model_fields, self.tenant)
-        )
+        fields = tuple(self.model.model_fields)
+        self._crud_of_all = Crud.of(self.table, fields)
+        self._crud_of_tenant = None if self.tenant is None else Crud.of(self.table, fields, self.tenant)
         self._read = row_reader(cast(type[ModelT], self.model), self.table, self._operation("read"))
         self._shared = SharedReads(resources.postgres, self._crud, self._run, self._read)
         if self.cache is not None:

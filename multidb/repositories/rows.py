@@ -1,7 +1,7 @@
 """Rows as models, by the shortest way that is safe."""
 
 from collections.abc import Callable, Mapping
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any, Literal, TypeVar, get_args, get_origin
 from uuid import UUID
 
@@ -28,6 +28,7 @@ _GIVEN_AS: dict[Any, type] = {
     float: float,
     int: int,
     str: str,
+    timedelta: timedelta,
 }
 
 

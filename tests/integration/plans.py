@@ -65,9 +65,13 @@ _TABLES = {
         'word' || n || ' and word' || n % 1000, deleted(n)""",
     ),
     "ai_processing_jobs": (
-        "id, queue, kind, payload, state, priority, company_id, document_id",
+        """id, queue, kind, payload, state, priority, company_id, document_id, concurrency_key, finished_at,
+        idempotency_key, holds_key""",
         """id(documents, n), 'q' || n % 4, 'read', '{}',
-        CASE WHEN n % 10 = 0 THEN 'available' ELSE 'completed' END, n % 3, company(n), id(documents, n)""",
+        CASE WHEN n % 10 = 0 THEN 'available' WHEN n % 1000 = 1 THEN 'waiting' ELSE 'completed' END,
+        n % 3, company(n), id(documents, n), CASE WHEN n % 4 = 0 THEN 'key ' || n % 50 END,
+        CASE WHEN n % 10 <> 0 AND n % 1000 <> 1 THEN now() - n * interval '1 minute' END,
+        'key ' || n, n % 3 = 0""",
     ),
     "forms": (
         "id, company_id, name, definition, deleted_at",

@@ -9,12 +9,10 @@ from uuid import UUID
 
 import pytest
 import pytest_asyncio
-import sqlalchemy as sa
 
-from multidb import AlreadyExistsError, MultiDB, PostgresRepository, Settings, uuid7
+from multidb import AlreadyExistsError, ConflictError, MultiDB, NewJob, PostgresRepository, Settings, uuid7
 from multidb.registry import BUILT_IN
 from multidb.repositories.postgres_reader import PostgresReader
-from multidb.stores.postgres.statements import Statement
 from multidb.testing import isolated
 from tests.contract.subjects import COMPANY as SMALL
 from tests.contract.subjects import ROWS, RowSubject
@@ -24,12 +22,6 @@ from .postgres import raw
 from .test_row_security import owned
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-#: How a worker finds its next jobs.
-CLAIM = sa.text(
-    "SELECT id FROM ai_processing_jobs WHERE queue = :queue AND state = 'available' AND run_at <= now()"
-    " ORDER BY priority, run_at, id LIMIT :most FOR UPDATE SKIP LOCKED"
-).bindparams(queue="q0", most=10)
 
 #: Indexes that no call here uses, and why they are there all the same.
 KEPT_FOR = {
@@ -90,7 +82,7 @@ async def call_everything(db: MultiDB) -> None:
                     await read(db[reader])
                 await ask(db)
                 await move(db)
-        await db.postgres.fetch(Statement(CLAIM), operation="jobs.claim")
+        await queue(db)
 
 
 async def read(repository: PostgresReader[Any]) -> None:
@@ -156,6 +148,8 @@ async def write(repository: PostgresRepository[Any, Any, Any], subject: RowSubje
     await repository.update(row.id, **subject.change(n + 1), version=row.version)
     await repository.update_many(repository.c.id == row.id, changes=subject.change(n))
     for fields in unique_fields(repository):
+        if "idempotency_key" in fields:
+            continue  # the row has none, and without one it conflicts with no other
         given = row.model_dump(include=set(repository.new_model.model_fields))
         if "id" not in fields and repository.tenant != "id":
             given["id"] = uuid7()
@@ -171,6 +165,39 @@ async def write(repository: PostgresRepository[Any, Any, Any], subject: RowSubje
         if subject.marks_deleted:
             await repository.restore(row.id)
             await repository.delete_many(repository.c.id == row.id)
+
+
+async def queue(db: MultiDB) -> None:
+    """Do what workers do, and who looks after them."""
+    key = NewJob(queue="q0", kind="read", payload={}, idempotency_key="key 4", concurrency_key="key 1")
+    (held,) = await db.jobs.claim("q0", worker="w")
+    first = await db.jobs.enqueue(key)
+    await db.jobs.enqueue(key)
+    await db.jobs.enqueue_many([key])
+    await db.jobs.enqueue(NewJob(queue="q0", kind="read", payload={}, depends_on=(first.id, held.id)))
+    for _ in range(3):
+        await db.jobs.claim("q0", worker="w", limit=2)
+    await db.jobs.claim("q0", worker="w", limit=2, fair=True)
+    with db.tenant(COMPANY):
+        for fair in (False, False, True):
+            await db.jobs.claim("q0", worker="w", limit=2, fair=fair)
+    await db.jobs.limit("q0", at_most=1000, at_most_per_key=3)
+    for fair in (False, True):
+        await db.jobs.claim("q0", worker="w", limit=2, fair=fair)
+    await db.jobs.heartbeat([held])
+    await db.jobs.progress(held, 0.5)
+    await db.jobs.complete(held)
+    with suppress(ConflictError):
+        await db.jobs.complete(held.model_copy(update={"lease": 7}))
+    for each in (first, held):
+        await db.jobs.cancel(each.id)
+        await db.jobs.discard(each.id)
+        await db.jobs.retry(each.id)
+    await db.jobs.rescue()
+    await db.jobs.prune(timedelta(days=1), most=10)
+    await db.jobs.stats()
+    for state in ("failed", "dead"):
+        await db.jobs.find(state=state)
 
 
 async def ask(db: MultiDB) -> None:
@@ -251,12 +278,20 @@ async def test_a_scan_would_be_seen(filled: Filled):
 
 
 async def test_jobs_are_claimed_in_the_order_of_their_index(filled: Filled):
-    (claim,) = (each for each in filled.sent if each.operation == "jobs.claim")
+    claims = [each for each in filled.sent if each.operation == "jobs.claim"]
+    found = set()
     async with raw(filled.logins["owner"]) as connection:
-        for generic in (False, True):
-            steps = list(nodes(await plan(connection, claim, generic=generic)))
-            assert "Sort" not in {each["Node Type"] for each in steps}
-            assert "ai_processing_jobs_claim_idx" in {each.get("Index Name") for each in steps}
+        for claim in claims:
+            for generic in (False, True):
+                steps = list(nodes(await plan(connection, claim, generic=generic)))
+                used = {str(each["Index Name"]) for each in steps if "Index Name" in each}
+                found |= used
+                if "groups" not in claim.sql and "SKIP LOCKED" in claim.sql:
+                    assert "Sort" not in {each["Node Type"] for each in steps}, claim.sql
+                    assert any(name.endswith("claim_idx") for name in used), claim.sql
+    assert {name for name in found if name.endswith("claim_idx")} == {
+        f"ai_processing_jobs_{name}" for name in ("claim_idx", "company_claim_idx", "key_claim_idx")
+    }
 
 
 async def test_every_foreign_key_is_checked_by_an_index(filled: Filled):

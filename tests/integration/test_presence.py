@@ -167,7 +167,7 @@ async def test_who_looked_before_the_last_device_left_settles_nothing(
     await db.presence.beat(user, device="phone")
     await db.presence.beat(user, device="laptop")
     await db.presence.leave(user, device="laptop")
-    seen = int(await db.redis.client.zscore(f"{register_of(db, user)}:due", str(user)))
+    seen = int(await db.redis.client.zscore(f"{register_of(db, user)}:due", str(user)) or 0)
     await db.presence.leave(user, device="phone")
     late = db.presence._settle(user, seen, 60_000)
     assert await db.redis.send([late], operation="test") == [0]

@@ -167,6 +167,8 @@ async def test_counter_rank(redis: Scripts):
 
 
 DAY, HOUR = 86_400_000, 3_600_000
+#: In Unix microseconds.
+NOW = 1_795_000_000_000_000
 
 
 async def create(redis: Scripts, id: str, token: str = "t1", *, limit: int = 10) -> Any:
@@ -200,6 +202,37 @@ async def test_session_use(redis: Scripts):
     assert (await use(redis, "a", "t3", "t4"))[0] == b"crowded"
     assert (await use(redis, "a", "another"))[0] == b"reused"
     assert await use(redis, "a", "t3") is None
+
+
+async def test_request(redis: Scripts):
+    keys = ["index", "index:a", "devices", "limit"]
+
+    async def request(token: str, touch: int = 0, *limit: Any) -> Any:
+        count = 4 if limit else 3
+        return await redis.run("request", keys[:count], "a", token, HOUR, touch, 60_000, 9, 1, *limit)
+
+    assert await request("t1") is None
+    assert await redis.do("EXISTS", "devices") == 0
+    await create(redis, "a")
+    opened, noted = await request("t1", HOUR)
+    assert (opened[0], opened[6], noted) == (b"live", 0, 1)
+    # Noted again once a quarter of its time is over.
+    assert (await request("t1", HOUR))[1] == 0
+    there = await redis.do("ZSCORE", "devices", "a")
+    await redis.do("ZADD", "devices", there - 16_000, "a")
+    assert (await request("t1", HOUR))[1] == 1
+    assert 45_000 < await redis.do("PTTL", "devices") <= 60_000
+    one = ["gcra", 1, 60_000_000]
+    assert (await request("t1", HOUR, *one))[2] == [1, 0, 0, 60_000_000]
+    await redis.do("DEL", "devices")
+    opened, noted, decided = await request("t1", 0, *one)
+    # Refused, but used and there.
+    assert (opened[0], opened[6], noted, decided[0]) == (b"live", 1, 1, 0)
+    for name in ("devices", "limit"):
+        await redis.do("DEL", name)
+    assert [each[0] for each in await request("stolen", 0, *one)] == [b"reused"]
+    assert await request("t1", 0, *one) is None
+    assert [await redis.do("EXISTS", name) for name in ("devices", "limit")] == [0, 0]
 
 
 async def test_session_find(redis: Scripts):
@@ -278,6 +311,29 @@ async def test_lock_release(redis: Scripts):
     assert [await redis.do("EXISTS", name) for name in ("lock", "queue", "alive", "note:b")] == [0, 0, 0, 1]
 
 
+async def test_rate_limit(redis: Scripts):
+    async def limit(how: str, cost: int, now: Any, *names: str) -> Any:
+        rates = ["gcra", 5, 1_000_000] * len(names)
+        return await redis.run("rate_limit", list(names), how, cost, now, *rates)
+
+    assert await limit("hit", 4, NOW, "a") == [1, 1, 0, 1_600_000]
+    assert await limit("hit", 2, NOW, "a") == [0, 1, 1_000_000, 1_600_000]
+    # All or none.
+    assert await limit("hit", 2, NOW, "a", "b") == [0, 1, 1_000_000, 1_600_000, 5, 0, 0]
+    assert await limit("hit", 1, NOW, "a", "b") == [1, 0, 0, 1_800_000, 4, 0, 1_000_000]
+    assert await limit("peek", 1, NOW, "b") == [1, 4, 0, 1_000_000]
+    assert await limit("refund", 2, NOW, "a") == [1, 2, 0, 1_400_000]
+    assert await limit("refund", 5, NOW, "a") == [1, 5, 0, 0]
+    assert await redis.do("EXISTS", "a") == 0
+    assert 0 < await redis.do("PTTL", "b") <= 1000
+    # Another rate lives as long as it needs, and those that are over go when one more comes.
+    assert (await redis.run("rate_limit", ["b"], "hit", 1, NOW + 1_000_000, "gcra", 1, 9_000_000))[0] == 1
+    assert await redis.do("HKEYS", "b") == [b"gcra:1:9000000"]
+    assert 1000 < await redis.do("PTTL", "b") <= 9000
+    # By the server's clock.
+    assert (await limit("hit", 1, "", "c"))[:2] == [1, 4]
+
+
 async def test_presence_beat(redis: Scripts):
     await redis.do("ZADD", "user", 1, "gone")
     for device in ("a", "b", "c"):
@@ -301,7 +357,7 @@ async def test_presence_note(redis: Scripts):
     keys = ["due", "events"]
     assert await redis.run("presence_note", keys, "u", 5000, 100) == 1
     assert await redis.run("presence_note", keys, "u", 5000, 100) == 0
-    await redis.do("ZADD", "due", 0, "u")
+    await redis.do("ZADD", "due", -7, "u")
     assert await redis.run("presence_note", keys, "u", 5000, 100) == 0
     await redis.do("ZADD", "due", 1, "u")
     assert await redis.run("presence_note", keys, "u", 5000, 100) == 1

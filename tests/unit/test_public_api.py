@@ -13,6 +13,7 @@ import pytest
 import multidb
 from multidb import MongoRepository, MultiDB, PostgresRepository, errors
 from multidb.registry import BUILT_IN
+from multidb.repositories.job_claims import JobClaims
 from multidb.repositories.repository import Repository
 
 #: The modules whose names applications import.
@@ -26,7 +27,7 @@ MODULES = sorted(
 )
 
 #: What applications call methods of.
-CALLED: tuple[type, ...] = (MultiDB, PostgresRepository, MongoRepository, *BUILT_IN)
+CALLED: tuple[type, ...] = (MultiDB, PostgresRepository, MongoRepository, JobClaims, *BUILT_IN)
 
 #: Parameters that may be given by position although another stands before them.
 BY_POSITION = {
@@ -44,11 +45,25 @@ BY_POSITION = {
     "UsageAnalyticsRepository.total": ["first", "last"],
     "UsageAnalyticsRepository.top": ["first", "last"],
     "MongoRepository.update": ["changes"],
+    # One thought: which claim, and what became of it.
+    "JobClaims.complete": ["result"],
+    "JobClaims.fail": ["error"],
+    "JobClaims.progress": ["share"],
+    "JobClaims.snooze": ["delay"],
     # One thought: whose history.
     "AuditLogRepository.history": ["id"],
     # One thought: which counter, and which of them.
     "CounterRepository.get": ["day"],
     "CounterRepository.range": ["first", "last"],
+    # One thought: who calls what.
+    "MultiDB.request": ["endpoint"],
+    # One thought: whose limit, at what, and which.
+    "RateLimitRepository.hit": ["endpoint", "rate"],
+    "RateLimitRepository.require": ["endpoint", "rate"],
+    "RateLimitRepository.peek": ["endpoint", "rate"],
+    "RateLimitRepository.refund": ["endpoint", "rate"],
+    "RateLimitRepository.hit_all": ["limits"],
+    "RateLimitRepository.reset": ["endpoint"],
     # One thought: what to keep under which key, and as what to read it.
     "DynamicConfigurationRepository.set": ["value"],
     "DynamicConfigurationRepository.value": ["kind"],

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, get_type_hints
 from uuid import UUID
 
 import pytest
@@ -13,12 +13,14 @@ from multidb import (
     ApiRequestLog,
     CachePolicy,
     ConfigurationError,
+    Job,
     Model,
     MongoRepository,
     MultiDB,
     NewDocument,
     NotOpenError,
     PostgresRepository,
+    Rate,
     Row,
     Settings,
     SystemLog,
@@ -34,6 +36,7 @@ from tests.contract.subjects import (
     AI_PROCESSING_RESULTS,
     DOCUMENT_METADATA,
     FORM_SUBMISSIONS,
+    JOBS,
     REALTIME_EVENTS,
     ROWS,
 )
@@ -107,6 +110,7 @@ def test_every_built_in_repository_is_an_attribute_by_its_entitys_name() -> None
         assert getattr(db, repository.entity()) is db[repository]
         assert type(db[repository]) is repository
     assert {route.entity for route in db.routes} == {repository.entity() for repository in BUILT_IN}
+    assert get_type_hints(MultiDB) == {repository.entity(): repository for repository in BUILT_IN}
 
 
 # --- an application's own
@@ -371,6 +375,7 @@ ID = UUID("01900000-0000-7000-8000-000000000001")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 REQUEST = {"service": "shop", "method": "GET", "endpoint": "/", "status": 200, "duration_ms": 1.0}
 DAY = (NOW, NOW + timedelta(days=1))
+RATE = Rate(1, per=timedelta(minutes=1))
 LOG = {"id": ID, "timestamp": NOW, "level": "info", "service": "shop", "message": "hello"}
 
 #: By method of `PostgresRepository`, a call of it.
@@ -406,6 +411,22 @@ def token_of(db: MultiDB) -> str:
     return SessionTokens(db.settings).issue(ID, ID)[0]
 
 
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+#: A job as a claim gives it.
+CLAIMED = Job.model_validate(
+    {
+        **JOBS.new(1).model_dump(),
+        "state": "running",
+        "attempt": 1,
+        "lease": 1,
+        "lease_until": NOW,
+        "started_at": NOW,
+        "created_at": NOW,
+        "updated_at": NOW,
+        "version": 1,
+    }
+)
+
 CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     **{
         f"{entity}.{name}": lambda db, call=call, entity=entity, new=new: call(getattr(db, entity), new)  # type: ignore[misc]
@@ -428,6 +449,23 @@ CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     "company_users.members": lambda db: db.company_users.members(ID),
     "company_users.memberships": lambda db: db.company_users.memberships(ID),
     "documents.search": lambda db: db.documents.search("engines"),
+    "jobs.enqueue": lambda db: db.jobs.enqueue(JOBS.new(1)),
+    "jobs.enqueue_many": lambda db: db.jobs.enqueue_many([JOBS.new(1)]),
+    "jobs.claim": lambda db: db.jobs.claim("q", worker="w"),
+    "jobs.heartbeat": lambda db: db.jobs.heartbeat([CLAIMED]),
+    "jobs.progress": lambda db: db.jobs.progress(CLAIMED, 0.5),
+    "jobs.complete": lambda db: db.jobs.complete(CLAIMED),
+    "jobs.fail": lambda db: db.jobs.fail(CLAIMED, "no"),
+    "jobs.snooze": lambda db: db.jobs.snooze(CLAIMED, timedelta(seconds=1)),
+    "jobs.release": lambda db: db.jobs.release(CLAIMED),
+    "jobs.rescue": lambda db: db.jobs.rescue(),
+    "jobs.cancel": lambda db: db.jobs.cancel(ID),
+    "jobs.retry": lambda db: db.jobs.retry(ID),
+    "jobs.discard": lambda db: db.jobs.discard(ID),
+    "jobs.limit": lambda db: db.jobs.limit("q", at_most=1),
+    "jobs.prune": lambda db: db.jobs.prune(timedelta(days=1)),
+    "jobs.stats": lambda db: db.jobs.stats(),
+    "jobs.listen": lambda db: db.jobs.listen(print).__aenter__(),
     "kanban_cards.move": lambda db: db.kanban_cards.move(ID),
     "kanban_cards.place": lambda db: db.kanban_cards.place(ID),
     "kanban_columns.move": lambda db: db.kanban_columns.move(ID),
@@ -504,6 +542,12 @@ CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     "sessions.revoke": lambda db: db.sessions.revoke(token_of(db)),
     "sessions.revoke_one": lambda db: db.sessions.revoke_one(ID, user_id=ID),
     "sessions.revoke_all": lambda db: db.sessions.revoke_all(ID),
+    "rate_limits.hit": lambda db: db.rate_limits.hit(ID, "GET /", RATE),
+    "rate_limits.hit_all": lambda db: db.rate_limits.hit_all(ID, {"GET /": RATE}),
+    "rate_limits.require": lambda db: db.rate_limits.require(ID, "GET /", RATE),
+    "rate_limits.peek": lambda db: db.rate_limits.peek(ID, "GET /", RATE),
+    "rate_limits.refund": lambda db: db.rate_limits.refund(ID, "GET /", RATE),
+    "rate_limits.reset": lambda db: db.rate_limits.reset(ID, "GET /"),
     "presence.beat": lambda db: db.presence.beat(ID, device="phone"),
     "presence.leave": lambda db: db.presence.leave(ID, device="phone"),
     "presence.online": lambda db: db.presence.online([ID]),

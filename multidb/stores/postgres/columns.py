@@ -9,6 +9,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    MetaData,
     Text,
     TextClause,
     Uuid,
@@ -25,12 +26,23 @@ __all__ = [
     "id_",
     "json_object",
     "kept_by_the_repository",
+    "metadata",
     "moment",
     "one_of",
     "unique_among_the_living",
     "user",
     "words",
 ]
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "uq": "%(table_name)s_%(column_0_name)s_key",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+        "ix": "%(table_name)s_%(column_0_name)s_idx",
+    }
+)
 
 #: Of the rows of a table that marks what is deleted, those that are not.
 LIVING = text("deleted_at IS NULL")

@@ -1,7 +1,7 @@
 """The tables, as Alembic and the repositories see them.
 
 What SQLAlchemy has no words for stands in the revisions alone: row level security, the triggers
-that write `audit_logs`, and its partitions.
+that write `audit_logs`, and its partitions. So does how often a table is vacuumed.
 """
 
 import re
@@ -15,9 +15,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
-    MetaData,
     PrimaryKeyConstraint,
-    SmallInteger,
     Table,
     Text,
     UniqueConstraint,
@@ -35,15 +33,18 @@ from multidb.stores.postgres.columns import (
     id_,
     json_object,
     kept_by_the_repository,
+    metadata,
     moment,
     one_of,
     unique_among_the_living,
     user,
     words,
 )
+from multidb.stores.postgres.job_tables import ai_processing_jobs, ai_processing_queues
 
 __all__ = [
     "ai_processing_jobs",
+    "ai_processing_queues",
     "audit_logs",
     "calendar_events",
     "companies",
@@ -59,16 +60,6 @@ __all__ = [
     "user_sessions",
     "users",
 ]
-
-metadata = MetaData(
-    naming_convention={
-        "pk": "%(table_name)s_pkey",
-        "fk": "%(table_name)s_%(column_0_name)s_fkey",
-        "uq": "%(table_name)s_%(column_0_name)s_key",
-        "ck": "%(table_name)s_%(constraint_name)s_check",
-        "ix": "%(table_name)s_%(column_0_name)s_idx",
-    }
-)
 
 _PARTITION = re.compile(r"audit_logs_(default|\d{4}_\d{2})")
 
@@ -195,55 +186,6 @@ documents = Table(
         postgresql_where=text("deleted_at IS NULL AND content_hash IS NOT NULL"),
     ),
     Index(None, "search", postgresql_using="gin"),
-)
-
-ai_processing_jobs = Table(
-    "ai_processing_jobs",
-    metadata,
-    id_(),
-    words("queue"),
-    words("kind"),
-    *json_object("payload"),
-    # One that waits for its time is available too: it has a `run_at` to come.
-    words("state", "available"),
-    Column("priority", SmallInteger, nullable=False, server_default=text("0")),
-    moment("run_at", default=func.now(), nullable=False),
-    Column("attempt", Integer, nullable=False, server_default=text("0")),
-    Column("max_attempts", Integer, nullable=False, server_default=text("5")),
-    # One higher with each claim: who brings a lower one has lost the job.
-    Column("lease", BigInteger, nullable=False, server_default=text("0")),
-    Column("worker", Text),
-    moment("lease_until"),
-    Column("company_id", Uuid, ForeignKey("companies.id", ondelete="CASCADE")),
-    Column("document_id", Uuid, ForeignKey("documents.id", ondelete="SET NULL")),
-    Column("result", JSONB),
-    Column("error", Text),
-    moment("started_at"),
-    moment("finished_at"),
-    *kept_by_the_repository(marks_deleted=False),
-    given("queue"),
-    given("kind"),
-    one_of("state", "available", "running", "completed", "failed", "cancelled", "dead"),
-    CheckConstraint("attempt >= 0", name="attempt_not_negative"),
-    CheckConstraint("max_attempts > 0", name="max_attempts_positive"),
-    CheckConstraint("lease >= 0", name="lease_not_negative"),
-    # A company's job is about its own documents.
-    ForeignKeyConstraint(
-        ["company_id", "document_id"],
-        ["documents.company_id", "documents.id"],
-        name="ai_processing_jobs_company_id_document_id_fkey",
-        ondelete="SET NULL (document_id)",
-    ),
-    Index(
-        "ai_processing_jobs_claim_idx",
-        "queue",
-        "priority",
-        "run_at",
-        "id",
-        postgresql_where=text("state = 'available'"),
-    ),
-    by_company("ai_processing_jobs"),
-    Index(None, "document_id"),
 )
 
 forms = Table(

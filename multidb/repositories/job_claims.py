@@ -1,0 +1,374 @@
+"""`JobClaims`: what workers call. A claim has a number, its lease, and what follows must bring it.
+
+A lease ends by time: then the job may be claimed again, under the next number. Whoever still works under
+the old one, because it stood still or was cut off, changes nothing any more: every statement compares the
+number, and the database is the judge. Attempts are counted when they begin, so a job that kills its
+workers ends as dead.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, ClassVar
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from multidb.errors import (
+    ConflictError,
+    DataError,
+    MultiDBError,
+    NotOpenError,
+    TransactionError,
+    UnavailableError,
+)
+from multidb.models.jobs import Backoff, Heartbeat, Job, JobChanges, JobFields, NewJob
+from multidb.repositories import job_statements as sql
+from multidb.repositories.job_wakeups import Wakeups
+from multidb.repositories.postgres import PostgresRepository
+from multidb.repositories.relations import BelongsTo
+from multidb.repositories.repository import Resources, checked_class, known_values, page_size
+from multidb.stores.postgres import tables
+from multidb.stores.postgres.engine import Record
+
+__all__ = ["JobClaims", "error_text"]
+
+_SHORTEST, _LONGEST = timedelta(milliseconds=100), timedelta(days=1)
+_LONGEST_ERROR = 10_000
+#: For so many seconds claims may pass by jobs that were due before those claimed last.
+_NARROW = 1.0
+#: How many lost jobs are looked after in a statement.
+_LOST = 1000
+
+
+class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
+    """Claiming jobs and finishing them. Concurrent calls of a kind share a statement."""
+
+    c: ClassVar[JobFields]
+    table = tables.ai_processing_jobs
+    relations = {"document": BelongsTo("documents", by="document_id")}
+    tenant = "company_id"
+    unique = {
+        "ai_processing_jobs_pkey": ("id",),
+        "ai_processing_jobs_idempotency_key_key": ("queue", "idempotency_key", "company_id"),
+    }
+
+    def __init__(self, resources: Resources) -> None:
+        super().__init__(resources)
+        self._wakeups = Wakeups(resources.postgres)
+        resources.before_closing.append(self._wakeups.close)
+        self._fenced = resources.postgres.batcher(self._end_one, self._end_several)
+        #: By queue and company, when the last job that was claimed was due, and until when that holds.
+        self._reached: dict[tuple[str, UUID | None], tuple[datetime, float]] = {}
+
+    @classmethod
+    def entity(cls) -> str:
+        return "jobs"
+
+    # --- claiming
+
+    async def claim(
+        self,
+        queue: str,
+        *,
+        worker: str,
+        limit: int = 1,
+        lease: timedelta = timedelta(seconds=30),
+        fair: bool = False,
+    ) -> list[Job]:
+        """Claim up to `limit` jobs that are due, the most urgent first, for `lease` from now on.
+
+        No job is claimed twice, and no more run than `limit(...)` allows. If `fair`, a company has its
+        turn by how few of its jobs are running, whatever the others have enqueued. Fewer than `limit`
+        does not mean that no more are due. Inside `db.tenant(...)`, that company's jobs alone.
+
+        A claim whose answer is lost ends with its lease; it counts as an attempt.
+
+        Raises: DataError; TransactionError on a queue with limits, inside a transaction whose isolation
+        is above "read committed": it would not see what others have claimed.
+        """
+        operation = self._operation("claim")
+        company = self._company(operation)
+        values: dict[str, Any] = {
+            **known_values(Job, {"queue": queue, "worker": worker}, operation),
+            "limit": page_size(limit, operation),
+            "lease_for": _checked_lease(lease, operation),
+            "company": company,
+        }
+        rows = await self._claimed(values, fair=fair)
+        if not rows and await self._fetch(sql.LIMITS, values, operation):
+            rows = await self._claimed_within_limits(values, fair=fair)
+        jobs = list(map(self._read, rows))
+        return sorted(jobs, key=lambda job: (job.priority, job.run_at, job.id))
+
+    async def _claimed(self, values: Mapping[str, Any], *, fair: bool) -> list[Record]:
+        """Claim where there are no limits. As a rule only what is due after what was claimed last.
+
+        Behind it lie the dead entries of all that was, and while somewhere a transaction is held open
+        they cannot be cleared away: to read past them would take longer with each claim.
+        """
+        here, of_one = (values["queue"], values["company"]), values["company"] is not None
+        now = asyncio.get_running_loop().time()
+        floor, until = self._reached.get(here, (None, 0.0))
+        if floor is not None and now < until and not fair:
+            statement = sql.claim(fair=False, limited=False, company=of_one, narrow=True)
+            rows = await self._fetch(statement, {**values, "floor": floor}, "jobs.claim")
+            self._reach(here, rows, values["limit"], until)
+            if rows:
+                return rows
+        statement = sql.claim(fair=fair, limited=False, company=of_one)
+        rows = await self._fetch(statement, values, "jobs.claim")
+        if not fair:
+            self._reach(here, rows, values["limit"], now + _NARROW)
+        return rows
+
+    def _reach(self, here: tuple[str, UUID | None], rows: Sequence[Record], limit: int, until: float) -> None:
+        # Of a more urgent job than these, `run_at` says nothing about those that are left of the others.
+        if len(rows) == limit and len({row["priority"] for row in rows}) == 1:
+            self._reached[here] = max(row["run_at"] for row in rows), until
+        else:
+            self._reached.pop(here, None)
+
+    async def _claimed_within_limits(self, values: Mapping[str, Any], *, fair: bool) -> list[Record]:
+        """Claim while nobody else does: who comes next counts what was claimed here.
+
+        The count must be a later statement than the lock. One statement would wait for the lock, and
+        count what it saw before.
+        """
+        async with self._resources.postgres.transactions.begin():
+            locked = await self._fetch(sql.LOCK_LIMITS, values, "jobs.claim")
+            if not locked:
+                return []  # the limits were lifted just now
+            if locked[0]["isolation"] != "read committed":
+                raise TransactionError(
+                    f"queue {values['queue']!r} has limits: claim outside of a transaction, or in one that "
+                    "is read committed",
+                    store="postgres",
+                    operation="jobs.claim",
+                )
+            limits = {name: locked[0][name] for name in ("at_most", "at_most_per_key")}
+            statement = sql.claim(fair=fair, limited=True, company=values["company"] is not None)
+            return await self._fetch(statement, {**values, **limits}, "jobs.claim")
+
+    async def rescue(self) -> int:
+        """Make jobs whose lease has ended available again, or dead after their last attempt; return how many.
+
+        Workers do it all the time. It also brings on jobs that waited for others, where the process
+        that finished those died before it could.
+        """
+        rescued = 0
+        while True:
+            rows = await self._fetch(sql.RESCUE, {"limit": _LOST}, "jobs.rescue")
+            await self._follow(rows)
+            rescued += len(rows)
+            if len(rows) < _LOST:
+                break
+        unsettled = await self._fetch(sql.UNSETTLED, {"limit": _LOST}, "jobs.rescue")
+        await self._settle([row["id"] for row in unsettled])
+        return rescued
+
+    # --- under a claim
+
+    async def heartbeat(self, jobs: Iterable[Job]) -> Heartbeat:
+        """Extend the leases of claimed jobs, each by as long as it was claimed for. One statement.
+
+        Those lost and those to be cancelled come back; a job that is lost must be worked on no more.
+
+        Raises: UnavailableError; then nothing is known, and the leases end when they end.
+        """
+        operation = self._operation("heartbeat")
+        held = {job.id: job for job in jobs}
+        for job in held.values():
+            self._check_claimed(job, operation)
+        if not held:
+            return Heartbeat(frozenset(), frozenset())
+        spans = [job.lease_until - job.started_at for job in held.values()]  # type: ignore[operator]
+        given = {"ids": list(held), "leases": [job.lease for job in held.values()], "spans": spans}
+        rows = await self._fetch(sql.BEAT, given, operation)
+        kept = {row["id"] for row in rows}
+        return Heartbeat(
+            frozenset(held.keys() - kept), frozenset(row["id"] for row in rows if row["cancelled"])
+        )
+
+    async def progress(self, job: Job, share: float) -> None:
+        """Tell how much of a claimed job is done, from 0 to 1.
+
+        Raises: DataError; ConflictError if the claim is over.
+        """
+        operation = self._operation("progress")
+        await self._held(job, operation, _Call(job, {"shares": _checked_share(share, operation)}), "progress")
+
+    async def complete(self, job: Job, result: Mapping[str, Any] | BaseModel | None = None) -> None:
+        """Finish a claimed job; the result is stored with it. Harmless to repeat.
+
+        Raises: ConflictError if the claim is over; DataError if the result is not what JSON can hold.
+        """
+        operation = self._operation("complete")
+        stored = result.model_dump(mode="json") if isinstance(result, BaseModel) else result
+        if stored is not None and not isinstance(stored, Mapping):
+            raise DataError(f"`result` must be a mapping, not {type(stored).__name__}", operation=operation)
+        call = _Call(job, _ending("completed", results=None if stored is None else dict(stored)))
+        await self._held(job, operation, call, "end")
+
+    async def fail(
+        self,
+        job: Job,
+        error: str | BaseException,
+        *,
+        retry_in: timedelta | None = None,
+        final: bool = False,
+    ) -> None:
+        """Say that an attempt failed, and why: the job is tried again after `retry_in`.
+
+        Without it, after what `Backoff()` says of the attempt. After its last attempt it is dead; if
+        `final`, because no further attempt would help, it has failed at once. If somebody wanted it to
+        stop, it is cancelled.
+
+        Raises: ConflictError if the claim is over; DataError.
+        """
+        operation = self._operation("fail")
+        self._check_claimed(job, operation)
+        delay = _checked_delay(Backoff().delay(job.attempt) if retry_in is None else retry_in, operation)
+        outcome = "failed" if final else "retried"
+        call = _Call(job, _ending(outcome, errors=error_text(error), delays=delay))
+        await self._held(job, operation, call, "end")
+
+    async def snooze(self, job: Job, delay: timedelta) -> None:
+        """Put a claimed job back for `delay`; it counts as no attempt.
+
+        Raises: ConflictError if the claim is over; DataError.
+        """
+        operation = self._operation("snooze")
+        call = _Call(job, _ending("put back", delays=_checked_delay(delay, operation)))
+        await self._held(job, operation, call, "end")
+
+    async def release(self, job: Job) -> None:
+        """Put a claimed job back, for another worker to take at once; it counts as no attempt.
+
+        Raises: ConflictError if the claim is over.
+        """
+        await self._held(job, self._operation("release"), _Call(job, _ending("put back")), "end")
+
+    async def _cancel_claimed(self, job: Job, operation: str) -> None:
+        await self._held(job, operation, _Call(job, _ending("cancelled", errors=job.error)), "end")
+
+    async def _held(self, job: Job, operation: str, call: "_Call", kind: str) -> None:
+        """Make a call under a claim. Raises: ConflictError if the claim is over."""
+        self._check_claimed(job, operation)
+        if self._resources.postgres.transactions.current() is not None:
+            done = await self._end_one(call, kind)
+        else:
+            done = bool(await self._fenced.get(call, kind))
+        if done:
+            return
+        now = await self._fetch(sql.NOW, {"id": job.id}, operation)
+        if now and call.outcome == now[0]["state"] == "completed" and now[0]["lease"] == job.lease:
+            return  # it was done, and only the answer lost
+        raise ConflictError(
+            f"the claim on Job {job.id} is over: its lease was {job.lease}, and "
+            + (f"it is {now[0]['state']} under lease {now[0]['lease']}" if now else "the job is gone"),
+            store="postgres",
+            operation=operation,
+        )
+
+    # --- how
+
+    def _check_claimed(self, job: Job, operation: str) -> None:
+        checked_class(Job, job, operation)
+        if job.state != "running" or job.lease_until is None or job.started_at is None:
+            raise DataError("`job` must be one that `claim` gave", operation=operation)
+
+    async def _end_one(self, call: "_Call", kind: str) -> bool:
+        return call.job.id in await self._end([call], kind)
+
+    async def _end_several(self, calls: Sequence["_Call"], kind: str) -> dict["_Call", bool | Exception]:
+        try:
+            done = await self._end(calls, kind)
+        except (UnavailableError, NotOpenError):
+            raise  # whether it was done is not known, of none of them
+        except MultiDBError as error:
+            if len(calls) == 1:
+                return {calls[0]: error}
+            # One of them is refused, and nothing is done: halve them until it is found.
+            half = len(calls) // 2
+            return {
+                **await self._end_several(calls[:half], kind),
+                **await self._end_several(calls[half:], kind),
+            }
+        return {call: call.job.id in done for call in calls}
+
+    async def _end(self, calls: Sequence["_Call"], kind: str) -> set[UUID]:
+        given: dict[str, list[Any]] = {
+            "ids": [call.job.id for call in calls],
+            "leases": [call.job.lease for call in calls],
+            **{name: [call.values[name] for call in calls] for name in calls[0].values},
+        }
+        rows = await self._fetch(sql.END if kind == "end" else sql.PROGRESS, given, f"jobs.{kind}")
+        if kind == "end":
+            await self._follow(rows)
+        return {row["id"] for row in rows}
+
+    async def _follow(self, rows: Sequence[Record]) -> None:
+        """Do what follows from a change: wake those who may take the jobs, bring on what waited for them."""
+        self._wakeups.tell({row["queue"] for row in rows if row["state"] == "available" and row["due"]})
+        over = [row["id"] for row in rows if row["awaited"] and row["state"] in {"completed", "cancelled"}]
+        if over:
+            # Once it is committed: of two that end at a time, one at least then sees both.
+            await self._resources.postgres.transactions.after_commit(partial(self._settle, over))
+
+    async def _settle(self, ids: Sequence[UUID]) -> None:
+        """Bring on the jobs that waited for these, and those that waited for them."""
+        while ids:
+            rows = await self._fetch(sql.SETTLE, {"ids": list(ids)}, "jobs.settle")
+            await self._fetch(sql.SETTLED, {"ids": list(ids)}, "jobs.settle")
+            self._wakeups.tell({row["queue"] for row in rows if row["state"] == "available" and row["due"]})
+            ids = [row["id"] for row in rows if row["awaited"] and row["state"] == "cancelled"]
+
+    async def _fetch(self, statement: Any, values: Mapping[str, Any], operation: str) -> list[Record]:
+        # As nobody's: a worker serves all companies, and limits count what all of them have running.
+        return await self._resources.postgres.fetch(
+            statement, values, operation=operation, columns_of=self.unique
+        )
+
+
+class _Call:
+    """One call under a claim: like no other, whatever it brings."""
+
+    __slots__ = ("job", "values")
+
+    def __init__(self, job: Job, values: dict[str, Any]) -> None:
+        self.job = job
+        self.values = values
+
+    @property
+    def outcome(self) -> str | None:
+        return self.values.get("outcomes")
+
+
+def _ending(outcome: str, **values: Any) -> dict[str, Any]:
+    return {"outcomes": outcome, "errors": None, "results": None, "delays": None, **values}
+
+
+def _checked_lease(lease: object, operation: str) -> timedelta:
+    if not isinstance(lease, timedelta) or not _SHORTEST <= lease <= _LONGEST:
+        raise DataError("`lease` must be a timedelta from 100 milliseconds to a day", operation=operation)
+    return lease
+
+
+def _checked_share(share: object, operation: str) -> float:
+    if not isinstance(share, int | float) or not 0 <= share <= 1:
+        raise DataError("`share` must be a number from 0 to 1", operation=operation)
+    return float(share)
+
+
+def _checked_delay(delay: object, operation: str) -> timedelta:
+    if not isinstance(delay, timedelta) or not timedelta(0) <= delay <= timedelta(days=366):
+        raise DataError("the delay must be a timedelta from zero to 366 days", operation=operation)
+    return delay
+
+
+def error_text(error: str | BaseException) -> str:
+    """Return an error as a text that PostgreSQL and MongoDB hold: of a long one, the beginning."""
+    text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error
+    return text.replace("\0", "\ufffd").encode("utf-8", "backslashreplace").decode()[:_LONGEST_ERROR]

@@ -1,0 +1,534 @@
+"""Jobs: enqueued once, claimed by one, finished by whoever holds the claim and nobody else."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic import BaseModel
+
+from multidb import (
+    AlreadyExistsError,
+    Backoff,
+    ConflictError,
+    ConstraintError,
+    DataError,
+    Job,
+    MultiDB,
+    NewCompany,
+    NewJob,
+    NotFoundError,
+    TransactionError,
+    uuid7,
+)
+
+from .postgres import raw
+from .test_row_security import owned
+
+MINUTE = timedelta(minutes=1)
+
+
+def new(queue: str = "q", **fields: Any) -> NewJob:
+    return NewJob(**{"queue": queue, "kind": "k", "payload": {}, **fields})
+
+
+async def claim(db: MultiDB, limit: int = 1, queue: str = "q", **options: Any) -> list[Job]:
+    return await db.jobs.claim(queue, limit=limit, worker=options.pop("worker", "w"), **options)
+
+
+async def state(db: MultiDB, job: Job | NewJob) -> str:
+    return (await db.jobs.fetch(job.id)).state
+
+
+async def let_leases_end(db: MultiDB, *jobs: Job) -> None:
+    async with raw(db.settings) as connection:
+        await connection.execute(
+            "UPDATE ai_processing_jobs SET lease_until = now() - interval '1 second' WHERE id = ANY ($1)",
+            [job.id for job in jobs],
+        )
+
+
+async def move(db: MultiDB, back: timedelta, *columns: str) -> None:
+    """Let time go by for all jobs."""
+    async with raw(db.settings) as connection:
+        for name in columns:
+            await connection.execute(f"UPDATE ai_processing_jobs SET {name} = {name} - $1::interval", back)
+
+
+# --- enqueueing
+
+
+class Page(BaseModel):
+    number: int
+    at: datetime
+
+
+async def test_a_job_is_enqueued_with_the_transaction_around_it(db: MultiDB):
+    page = Page(number=3, at=datetime(2026, 1, 2, tzinfo=UTC))
+    with pytest.raises(RuntimeError):
+        async with db.transaction():
+            await db.jobs.enqueue(new(payload=page))
+            raise RuntimeError
+    async with db.transaction():
+        job = await db.jobs.enqueue(new(payload=page, timeout=MINUTE, priority=2))
+        assert await db.jobs.count() == 1
+    assert await db.jobs.count() == 1
+    stored = await db.jobs.fetch(job.id)
+    assert stored == job
+    assert Page.model_validate(stored.payload) == page
+    assert (stored.state, stored.attempt, stored.lease, stored.timeout) == ("available", 0, 0, MINUTE)
+    with pytest.raises(AlreadyExistsError):
+        await db.jobs.enqueue(new(id=job.id))
+    for wrong in ({"payload": {"text": "\0"}}, {"payload": {"when": object()}}):
+        with pytest.raises(DataError):
+            await db.jobs.enqueue(new(**wrong))
+    with pytest.raises(ConstraintError):
+        await db.jobs.enqueue(new(document_id=uuid7()))
+    assert await db.jobs.count() == 1
+
+
+async def test_a_key_is_one_jobs_while_it_is_pending_or_within_its_window(db: MultiDB):
+    first, again = await db.jobs.enqueue(new(idempotency_key="a")), new(idempotency_key="a")
+    assert await db.jobs.enqueue(again) == first
+    others = await asyncio.gather(*(db.jobs.enqueue(new(idempotency_key="b")) for _ in range(20)))
+    assert len({job.id for job in others}) == 1
+    await db.jobs.enqueue(new("other", idempotency_key="a"))
+
+    (job,) = await claim(db)
+    assert job.id == first.id
+    assert (await db.jobs.enqueue(again)).id == first.id  # running is pending
+    await db.jobs.complete(job)
+    assert (await db.jobs.enqueue(again)).id == again.id
+
+    kept = await db.jobs.enqueue(new("w", idempotency_key="c", idempotency_window=10 * MINUTE))
+    (job,) = await claim(db, queue="w")
+    await db.jobs.complete(job)
+    assert (await db.jobs.enqueue(new("w", idempotency_key="c"))).id == kept.id
+    assert await db.jobs.prune(timedelta(0)) == 1  # not the one whose key still holds
+    await move(db, 11 * MINUTE, "created_at")
+    later = await db.jobs.enqueue(new("w", idempotency_key="c"))
+    assert later.id != kept.id
+    # Whoever is tried again wants the key back.
+    await db.jobs.cancel(later.id)
+    await db.jobs.enqueue(new("w", idempotency_key="c"))
+    with pytest.raises(AlreadyExistsError) as caught:
+        await db.jobs.retry(later.id)
+    assert caught.value.columns == ("queue", "idempotency_key", "company_id")
+
+
+@pytest.mark.parametrize("login", ["superuser", "owner"])
+async def test_many_are_enqueued_at_once_all_or_none(db: MultiDB, login: str):
+    async with owned(db.settings) as settings, MultiDB(settings) as own:
+        used = db if login == "superuser" else own
+        company = await db.companies.add(NewCompany(name="C", slug="c"))
+        later = datetime.now(UTC) + MINUTE
+
+        async def stream() -> AsyncIterator[NewJob]:
+            for n in range(300):
+                when: dict[str, Any] = {"run_at": later} if n == 7 else {}
+                yield new(payload={"n": n}, priority=n % 2, **when)
+
+        assert await used.jobs.enqueue_many(stream()) == 300
+        assert await used.jobs.count(run_at=later) == 1
+        with pytest.raises(AlreadyExistsError):
+            await used.jobs.enqueue_many([new(), *(new(id=UUID(int=7)) for _ in range(2))])
+        assert await used.jobs.count() == 300
+        keyed = [new(idempotency_key=str(n % 3), company_id=company.id) for n in range(9)]
+        assert await used.jobs.enqueue_many(keyed) == 3
+        with used.tenant(company.id):
+            assert await used.jobs.enqueue_many(keyed) == 0
+            assert await used.jobs.enqueue_many(new() for _ in range(2)) == 2
+            assert await used.jobs.count() == 5
+            with pytest.raises(DataError):
+                await used.jobs.enqueue_many([new(company_id=uuid7())])
+            assert {job.company_id for job in await claim(used, 10)} == {company.id}
+        assert await used.jobs.enqueue_many([]) == 0
+
+
+# --- claiming
+
+
+async def test_jobs_are_claimed_in_order_each_by_one(db: MultiDB):
+    now = datetime.now(UTC)
+    for n, (priority, ago) in enumerate([(1, 5), (0, 1), (0, 3), (0, -60), (-1, 0)]):
+        run_at = now - timedelta(seconds=ago)
+        await db.jobs.enqueue(new(priority=priority, run_at=run_at, payload={"n": n}))
+    first = await claim(db, 2)
+    assert [job.payload["n"] for job in first] == [4, 2]
+    assert [job.payload["n"] for job in await claim(db, 10)] == [1, 0]
+    assert await claim(db) == []
+    job = first[0]
+    assert (job.state, job.attempt, job.lease, job.worker) == ("running", 1, 1, "w")
+    assert job.lease_until is not None
+    assert job.started_at is not None
+    assert job.lease_until - job.started_at == timedelta(seconds=30)
+
+    await db.jobs.enqueue_many(new("many") for _ in range(400))
+    claimed = await asyncio.gather(*(claim(db, 15, "many", worker=f"w{n}") for n in range(40)))
+    ids = [job.id for jobs in claimed for job in jobs]
+    while more := await claim(db, 100, "many"):
+        ids += [job.id for job in more]
+    assert len(ids) == len(set(ids)) == 400
+
+
+async def test_what_is_claimed_with_a_transaction_is_given_back_with_it(db: MultiDB):
+    await db.jobs.enqueue(new())
+    with pytest.raises(RuntimeError):
+        async with db.transaction():
+            (job,) = await claim(db)
+            await db.jobs.complete(job)
+            raise RuntimeError
+    assert len(await claim(db)) == 1
+
+
+async def test_a_job_that_became_due_late_is_found_behind_those_claimed_since(db: MultiDB):
+    """Claims look ahead of what they have reached, and behind it soon enough."""
+    await db.jobs.enqueue_many(new(run_at=datetime.now(UTC) - MINUTE) for _ in range(30))
+    assert len(await claim(db, 10)) == 10
+    old = await db.jobs.enqueue(new(run_at=datetime.now(UTC) - 2 * MINUTE))
+    urgent = await db.jobs.enqueue(new(priority=-1))
+    assert urgent.id in {job.id for job in await claim(db, 10)}
+    async with asyncio.timeout(5):
+        while await state(db, old) == "available":
+            await claim(db)
+    assert len([job async for job in db.jobs.stream(state="running")]) > 20
+
+
+async def test_limits_are_kept_exactly(db: MultiDB):
+    await short_of_limits(db, rounds=10)
+
+
+@pytest.mark.torture
+async def test_limits_are_kept_exactly_in_200_rounds(db: MultiDB):
+    await short_of_limits(db, rounds=200)
+
+
+async def short_of_limits(db: MultiDB, *, rounds: int) -> None:
+    """Let eight workers claim and finish at once, and hold what was running against the limits."""
+    await db.jobs.limit("q", at_most=3, at_most_per_key=1)
+    for each in range(rounds):
+        keys = [f"k{n % 4}" if n % 5 else None for n in range(12)]
+        await db.jobs.enqueue_many(new(concurrency_key=key) for key in keys)
+        running: Counter[str | None] = Counter()
+        most: Counter[str | None] = Counter()
+
+        async def work(
+            n: int, running: Counter[str | None] = running, most: Counter[str | None] = most
+        ) -> int:
+            done = 0
+            while await db.jobs.exists(state="available"):
+                for job in await claim(db, 1 + n % 3, worker=f"w{n}", fair=n % 2 == 0):
+                    running.update([job.concurrency_key or "none", "all"])
+                    for key in running:
+                        most[key] = max(most[key], running[key])
+                    await asyncio.sleep(0)
+                    running.subtract([job.concurrency_key or "none", "all"])
+                    await db.jobs.complete(job)
+                    done += 1
+            return done
+
+        assert sum(await asyncio.gather(*map(work, range(8)))) == len(keys)
+        assert most.pop("all") <= 3, each
+        most.pop("none", None)
+        assert set(most.values()) == {1}, each
+
+
+async def test_limits_can_be_lifted_and_stop_a_queue(db: MultiDB):
+    await db.jobs.enqueue_many(new() for _ in range(5))
+    await db.jobs.limit("q", at_most=0)
+    assert await claim(db, 5) == []
+    with pytest.raises(TransactionError, match="read committed"):
+        async with db.transaction(isolation="repeatable read"):
+            await claim(db)
+    await db.jobs.limit("q", at_most=2)
+    async with db.transaction():
+        assert len(await claim(db, 5)) == 2
+    assert await claim(db, 5) == []
+    (stats,) = await db.jobs.stats()
+    assert (stats.running, stats.ready, stats.at_most, stats.at_most_per_key) == (2, 3, 2, None)
+    await db.jobs.limit("q")
+    assert len(await claim(db, 5)) == 3
+    with pytest.raises(DataError, match="at_most"):
+        await db.jobs.limit("q", at_most=-1)
+
+
+async def test_a_company_has_its_turn_whatever_others_have_enqueued(db: MultiDB):
+    companies = [await db.companies.add(NewCompany(name="C", slug=f"c-{n}")) for n in range(3)]
+    big, *small = (company.id for company in companies)
+    await db.jobs.enqueue_many(new(company_id=big) for _ in range(50))
+    await db.jobs.enqueue_many(new(company_id=id) for id in [*small, None] for _ in range(2))
+    first = await claim(db, 8, fair=True)
+    assert Counter(job.company_id for job in first) == {big: 2, small[0]: 2, small[1]: 2, None: 2}
+    # One at a time: who has nothing running comes before who has.
+    await db.jobs.enqueue(new(company_id=small[0]))
+    for job in first:
+        if job.company_id == small[0]:
+            await db.jobs.complete(job)
+    assert [job.company_id for job in await claim(db, fair=True)] == [small[0]]
+    # With all others empty, the big one has all there is.
+    assert {job.company_id for job in await claim(db, 20, fair=True)} == {big}
+
+
+# --- under a claim
+
+
+async def test_what_a_claim_allows_is_over_with_it(db: MultiDB):
+    """Whoever has lost a job changes nothing, whatever becomes of the job meanwhile."""
+
+    async def refused(stale: Job) -> None:
+        before = await db.jobs.fetch(stale.id)
+        calls = (
+            db.jobs.complete(stale, {"by": "a zombie"}),
+            db.jobs.fail(stale, "a zombie"),
+            db.jobs.snooze(stale, MINUTE),
+            db.jobs.release(stale),
+            db.jobs.cancel(stale),
+            db.jobs.progress(stale, 0.5),
+        )
+        told = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(each) for each in told] == [ConflictError] * len(calls)
+        assert not any(each.retryable for each in told if isinstance(each, ConflictError))
+        beat = await db.jobs.heartbeat([stale])
+        assert beat.lost == {stale.id}
+        assert await db.jobs.fetch(stale.id) == before
+
+    new_ = await db.jobs.enqueue(new())
+    (stale,) = await claim(db, worker="stands still")
+    assert await db.jobs.rescue() == 0
+    await let_leases_end(db, stale)
+    assert await db.jobs.rescue() == 1
+    assert await state(db, new_) == "available"
+    await refused(stale)
+    (held,) = await claim(db, worker="works")
+    assert (held.id, held.lease, held.attempt) == (stale.id, 2, 2)
+    await refused(stale)
+    async with db.transaction():
+        with pytest.raises(ConflictError):
+            await db.jobs.complete(stale)
+    await db.jobs.complete(held, {"by": "who holds it"})
+    await refused(stale)
+    done = await db.jobs.fetch(held.id)
+    assert (done.state, done.result, done.error) == ("completed", {"by": "who holds it"}, None)
+    assert done.finished_at is not None
+    await db.jobs.complete(held)  # once more, after an answer that was lost
+    assert await db.jobs.fetch(held.id) == done
+    with pytest.raises(DataError, match="claim"):
+        await db.jobs.complete(done)
+
+
+async def test_a_poisonous_job_ends_as_dead_and_can_be_tried_again(db: MultiDB):
+    poison = await db.jobs.enqueue(new(max_attempts=3))
+    for attempt in (1, 2, 3):
+        (job,) = await claim(db)
+        assert job.attempt == attempt
+        await let_leases_end(db, job)
+        assert await db.jobs.rescue() == 1
+    dead = await db.jobs.fetch(poison.id)
+    assert (dead.state, dead.attempt) == ("dead", 3)
+    assert "lost" in (dead.error or "")
+    assert await claim(db) == []
+    again = await db.jobs.retry(poison.id)
+    assert (again.state, again.attempt, again.finished_at) == ("available", 0, None)
+    (job,) = await claim(db)
+    assert (job.attempt, job.lease) == (1, 4)
+    await db.jobs.fail(job, ValueError("no\0use \ud800"), final=True)
+    failed = await db.jobs.discard(job.id)
+    assert (failed.state, failed.error) == ("cancelled", "ValueError: no\ufffduse \\ud800")
+    assert await db.jobs.discard(job.id) == failed
+    with pytest.raises(NotFoundError):
+        await db.jobs.retry(uuid7())
+
+
+async def test_failures_are_tried_again_after_a_while_and_counted(db: MultiDB):
+    job = await db.jobs.enqueue(new(max_attempts=2))
+    (held,) = await claim(db)
+    await db.jobs.fail(held, "once", retry_in=MINUTE)
+    waits = await db.jobs.fetch(job.id)
+    assert (waits.state, waits.attempt, waits.error) == ("available", 1, "once")
+    assert timedelta(seconds=50) < waits.run_at - datetime.now(UTC) <= MINUTE
+    assert await claim(db) == []
+    await move(db, 2 * MINUTE, "run_at")
+    (held,) = await claim(db)
+    await db.jobs.snooze(held, MINUTE)
+    assert (await db.jobs.fetch(job.id)).attempt == 1
+    await move(db, 2 * MINUTE, "run_at")
+    (held,) = await claim(db)
+    await db.jobs.release(held)
+    (held,) = await claim(db)
+    assert (held.attempt, held.lease) == (2, 4)
+    await db.jobs.progress(held, 0.25)
+    assert (await db.jobs.fetch(job.id)).progress == 0.25
+    await db.jobs.fail(held, "twice")
+    assert (await db.jobs.fetch(job.id)).state == "dead"
+    for wrong in (-1, 1.5, "half", float("nan")):
+        with pytest.raises(DataError, match="share"):
+            await db.jobs.progress(held, wrong)  # type: ignore[arg-type]
+    with pytest.raises(DataError):
+        await db.jobs.snooze(held, timedelta(seconds=-1))
+
+
+async def test_calls_that_meet_share_statements_and_have_their_own_errors(db: MultiDB, statements: list[str]):
+    await db.jobs.enqueue_many(new() for _ in range(60))
+    jobs = await claim(db, 60)
+    statements.clear()
+    bad: dict[str, Any] = {"text": "\0"}
+    results: Sequence[Any] = [{"n": n} if n != 30 else bad for n in range(60)]
+    told = await asyncio.gather(
+        *(db.jobs.complete(job, result) for job, result in zip(jobs, results, strict=True)),
+        return_exceptions=True,
+    )
+    assert [n for n, each in enumerate(told) if each is not None] == [30]
+    assert isinstance(told[30], DataError)
+    assert len(statements) < 30
+    assert await db.jobs.count(state="completed") == 59
+    assert (await db.jobs.fetch(jobs[7].id)).result == {"n": 7}
+
+
+async def test_a_running_job_is_told_to_stop_and_one_that_waits_stops_at_once(db: MultiDB):
+    waits, runs = await db.jobs.enqueue(new("a")), await db.jobs.enqueue(new("b"))
+    assert (await db.jobs.cancel(waits.id)).state == "cancelled"
+    (held,) = await claim(db, queue="b")
+    told = await db.jobs.cancel(runs.id)
+    assert (told.state, told.finished_at) == ("running", None)
+    assert (await db.jobs.heartbeat([held])).cancelled == {held.id}
+    await db.jobs.fail(held, "stopped")  # a further attempt is not wanted
+    done = await db.jobs.fetch(runs.id)
+    assert (done.state, done.error) == ("cancelled", "stopped")
+    assert await db.jobs.cancel(runs.id) == done
+    # A worker that is lost tells nobody; and a worker may give a job up by itself.
+    await db.jobs.retry(runs.id)
+    (held,) = await claim(db, queue="b")
+    await db.jobs.cancel(held.id)
+    await let_leases_end(db, held)
+    await db.jobs.rescue()
+    assert await state(db, held) == "cancelled"
+    await db.jobs.retry(runs.id)
+    (held,) = await claim(db, queue="b")
+    assert (await db.jobs.cancel(held)).state == "cancelled"
+
+
+# --- depending on others
+
+
+async def test_a_job_waits_for_those_it_depends_on(db: MultiDB):
+    first, second = await db.jobs.enqueue(new("a")), await db.jobs.enqueue(new("a"))
+    both = await db.jobs.enqueue(new("b", depends_on=(first.id, second.id)))
+    after = await db.jobs.enqueue(new("b", depends_on=(both.id,)))
+    assert (both.state, after.state) == ("waiting", "waiting")
+    jobs = await claim(db, 2, "a")
+    await asyncio.gather(*map(db.jobs.complete, jobs))  # at a time: one of them must see both
+    assert await state(db, both) == "available"
+    assert (await db.jobs.enqueue(new("b", depends_on=(first.id,)))).state == "available"
+    (held,) = [job for job in await claim(db, 2, "b") if job.id == both.id]
+    await db.jobs.fail(held, "no", final=True)
+    assert await state(db, after) == "waiting"  # it may yet be tried again
+    await db.jobs.discard(held.id)
+    lost = await db.jobs.fetch(after.id)
+    assert lost.state == "cancelled"
+    assert "depends on" in (lost.error or "")
+    with pytest.raises(NotFoundError, match="depends_on"):
+        await db.jobs.enqueue(new(depends_on=(uuid7(),)))
+    assert await db.jobs.count(queue="q") == 0
+
+    parts = [new("c") for _ in range(3)]
+    whole = new("c", depends_on=tuple(part.id for part in parts))
+    assert await db.jobs.enqueue_many([whole, *parts]) == 4
+    assert {job.id for job in await claim(db, 10, "c")} == {part.id for part in parts}
+    assert await state(db, whole) == "waiting"
+
+
+async def test_whoever_dies_before_bringing_on_what_waited_leaves_it_to_others(
+    db: MultiDB, monkeypatch: pytest.MonkeyPatch
+):
+    first = await db.jobs.enqueue(new("a"))
+    waits = await db.jobs.enqueue(new("b", depends_on=(first.id,)))
+    (held,) = await claim(db, queue="a")
+
+    async def dies(_: object) -> None:
+        pass
+
+    with monkeypatch.context() as patched:
+        patched.setattr(db.jobs, "_settle", dies)
+        await db.jobs.complete(held)
+    assert await state(db, waits) == "waiting"
+    assert await db.jobs.prune(timedelta(0)) == 0  # somebody waits for it
+    await db.jobs.rescue()
+    assert await state(db, waits) == "available"
+    assert await db.jobs.prune(timedelta(0)) == 1
+
+
+# --- keeping house
+
+
+async def test_finished_jobs_are_deleted_in_batches(db: MultiDB):
+    await db.jobs.enqueue_many(new() for _ in range(25))
+    for job in await claim(db, 23):
+        await db.jobs.complete(job)
+    for job in await claim(db, 1):
+        await db.jobs.fail(job, "no", final=True)
+    assert await db.jobs.prune(MINUTE) == 0
+    await move(db, 2 * MINUTE, "finished_at")
+    assert await db.jobs.prune(MINUTE, batch=10, most=12) == 12
+    assert await db.jobs.prune(MINUTE, batch=10) == 11
+    assert await db.jobs.prune(MINUTE, states=["failed"]) == 1
+    assert await db.jobs.count() == 1
+    with pytest.raises(DataError, match="states"):
+        await db.jobs.prune(MINUTE, states=["running"])
+
+
+async def test_a_queue_tells_how_it_stands(db: MultiDB):
+    company = await db.companies.add(NewCompany(name="C", slug="c"))
+    await db.jobs.enqueue_many(new(run_at=datetime.now(UTC) - MINUTE) for _ in range(4))
+    await db.jobs.enqueue(new(run_at=datetime.now(UTC) + MINUTE))
+    await db.jobs.enqueue(new("other", company_id=company.id))
+    jobs = await claim(db, 3)
+    await db.jobs.complete(jobs[0])
+    await db.jobs.fail(jobs[1], "no", final=True)
+    other, q = await db.jobs.stats()
+    assert (other.queue, other.ready) == ("other", 1)
+    assert (q.ready, q.scheduled, q.running, q.completed, q.failed, q.dead) == (1, 1, 1, 1, 1, 0)
+    assert q.lag >= MINUTE
+    with db.tenant(company.id):
+        assert [stats.queue for stats in await db.jobs.stats()] == ["other"]
+
+
+def test_a_backoff_grows_to_its_longest_and_spreads() -> None:
+    backoff = Backoff(first=timedelta(seconds=2), factor=3, longest=MINUTE, jitter=0)
+    assert [backoff.delay(n).total_seconds() for n in (1, 2, 3, 4, 1000)] == [2, 6, 18, 54, 60]
+    spread = {Backoff(jitter=0.5).delay(2).total_seconds() for _ in range(100)}
+    assert len(spread) > 50
+    assert 1 <= min(spread) < max(spread) <= 3
+
+
+async def test_workers_hear_of_jobs_once_they_are_committed(db: MultiDB):
+    heard: asyncio.Queue[str | None] = asyncio.Queue()
+    async with db.jobs.listen(heard.put_nowait), asyncio.timeout(10):
+        assert await heard.get() is None  # connected: look for yourself
+        async with db.transaction():
+            await db.jobs.enqueue(new("a"))
+            await db.jobs.enqueue(new("later", run_at=datetime.now(UTC) + MINUTE))
+            await asyncio.sleep(0.05)
+            assert heard.empty()
+        assert await heard.get() == "a"
+        # What comes within a moment is told together.
+        await asyncio.gather(*(db.jobs.enqueue(new("b")) for _ in range(50)))
+        assert await heard.get() == "b"
+        (job,) = await claim(db, queue="a")
+        await db.jobs.cancel(job.id)
+        while (told := await heard.get()) == "b":
+            pass
+        assert told == f"cancel\t{job.id}"
+        assert heard.qsize() <= 2
+        await db.postgres.engine.dispose()
+        async with raw(db.settings) as connection:
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE query LIKE 'LISTEN%' AND datname = current_database()"
+            )
+        while await heard.get() is not None:
+            pass
+        await db.jobs.enqueue(new("c"))
+        assert await heard.get() == "c"
