@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from benchmarks import analytics, mongo, postgres, reads, redis
+from benchmarks import analytics, cache, mongo, postgres, reads, redis
 from benchmarks.run import Sizes
 from multidb.settings import Settings
 
@@ -60,3 +60,11 @@ async def test_redis_is_measured(
     printed = capsys.readouterr().out
     assert printed.count("| redis-py |") == 3 * len(redis.TASKS)
     assert printed.count("| redis-py GET |") == len(redis.TASKS)
+
+
+async def test_the_cache_is_measured(multidb_settings: Settings):
+    sizes = cache.Sizes(seconds=0.01, rounds=1, tasks=(1, 64), keys=20, callers=20, processes=1)
+    lines = await cache.measure(multidb_settings, sizes)
+    assert sum(line.startswith("## ") for line in lines) == len(cache.SECTIONS)
+    assert sum("redis-py GET" in line for line in lines if line.startswith("| hit |")) == 2
+    assert any(line.startswith("| ours | 1 | 0 |") for line in lines)
