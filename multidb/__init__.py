@@ -137,6 +137,7 @@ from multidb.repositories.redaction import Redact, Redactor
 from multidb.repositories.relations import BelongsTo, HasMany, HasOne, Relation, Through
 from multidb.settings import Settings
 from multidb.stores.postgres.ambient import Transaction
+from multidb.worker import Discard, Handlers, Run, Snooze, Worker
 
 __all__ = [
     "PERSONAL",
@@ -171,6 +172,7 @@ __all__ = [
     "ConstraintError",
     "DataError",
     "Decision",
+    "Discard",
     "Document",
     "DocumentChanges",
     "DocumentMatch",
@@ -188,6 +190,7 @@ __all__ = [
     "FormChanges",
     "FormSubmission",
     "FunnelStep",
+    "Handlers",
     "HasMany",
     "HasOne",
     "Health",
@@ -251,8 +254,10 @@ __all__ = [
     "RequestWindow",
     "Row",
     "RowFields",
+    "Run",
     "Session",
     "Settings",
+    "Snooze",
     "StoreError",
     "StoreHealth",
     "StoreTimeoutError",
@@ -276,6 +281,7 @@ __all__ = [
     "UtcDatetime",
     "VersionedDocument",
     "VersionedFields",
+    "Worker",
     "cached",
     "uuid7",
 ]
