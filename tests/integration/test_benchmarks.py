@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import analytics, job_sides, jobs, mongo, postgres, reads, redis, redis_peers
+from benchmarks import analytics, cache, job_sides, jobs, mongo, postgres, reads, redis, redis_peers
 from benchmarks.run import Sizes
 from multidb.settings import Settings
 
@@ -70,3 +70,11 @@ async def test_redis_is_measured(multidb_settings: Settings, monkeypatch: pytest
     assert sum(line.startswith("## ") for line in lines) == len(redis.SECTIONS)
     for work in ("GET", "SET", "EVALSHA", "users.get", "locks.document", "request"):
         assert sum(line.startswith(f"| {work} |") for line in lines) == 2, work
+
+
+async def test_the_cache_is_measured(multidb_settings: Settings):
+    sizes = cache.Sizes(seconds=0.01, rounds=1, tasks=(1, 64), keys=20, callers=20, processes=1)
+    lines = await cache.measure(multidb_settings, sizes)
+    assert sum(line.startswith("## ") for line in lines) == len(cache.SECTIONS)
+    assert sum("redis-py GET" in line for line in lines if line.startswith("| hit |")) == 2
+    assert any(line.startswith("| ours | 1 | 0 |") for line in lines)
