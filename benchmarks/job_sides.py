@@ -1,6 +1,7 @@
 """What each side does with jobs: enqueue them, drain a queue of no-ops, and start what comes one by one."""
 
 import asyncio
+import importlib
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -118,9 +119,8 @@ class PgQueuer(Side):
 
     @cached_property
     def _queries(self) -> Any:
-        from pgqueuer import AsyncpgPoolDriver, Queries
-
-        return Queries(AsyncpgPoolDriver(self._pool))
+        pgqueuer: Any = importlib.import_module("pgqueuer")
+        return pgqueuer.Queries(pgqueuer.AsyncpgPoolDriver(self._pool))
 
     async def install(self) -> None:
         """Make its tables."""
@@ -134,9 +134,8 @@ class PgQueuer(Side):
 
     @asynccontextmanager
     async def worker(self, concurrency: int) -> AsyncIterator[None]:
-        from pgqueuer import AsyncpgPoolDriver, Queries, QueueManager
-
-        manager = QueueManager(Queries(AsyncpgPoolDriver(self._pool)))
+        pgqueuer: Any = importlib.import_module("pgqueuer")
+        manager = pgqueuer.QueueManager(pgqueuer.Queries(pgqueuer.AsyncpgPoolDriver(self._pool)))
 
         async def work(job: Any) -> None:
             self.did({_ENQUEUED: float(job.payload)})
@@ -158,16 +157,15 @@ class Procrastinate(Side):
 
     def __init__(self, url: str) -> None:
         super().__init__()
-        from procrastinate import App, PsycopgConnector
-
+        procrastinate: Any = importlib.import_module("procrastinate")
         logging.getLogger("procrastinate").setLevel(logging.ERROR)
-        self._app = App(connector=PsycopgConnector(conninfo=url, min_size=POOL, max_size=POOL))
+        connector = procrastinate.PsycopgConnector(conninfo=url, min_size=POOL, max_size=POOL)
+        self._app = procrastinate.App(connector=connector)
 
-        @self._app.task(name="k", queue="q")
         async def work(enqueued: float) -> None:
             self.did({_ENQUEUED: enqueued})
 
-        self._task = work
+        self._task = self._app.task(name="k", queue="q")(work)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:

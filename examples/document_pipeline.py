@@ -163,7 +163,7 @@ async def upload(db: MultiDB, file: Path, company: Company, owner: User, store: 
             NewJob(
                 queue="documents",
                 kind="read",
-                payload=Read(document_id=document.id, path=path),
+                payload=Read(document_id=document.id, path=path).model_dump(mode="json"),
                 company_id=company.id,
                 document_id=document.id,
                 idempotency_key=str(document.id),

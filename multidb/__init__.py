@@ -1,7 +1,8 @@
 """PostgreSQL, MongoDB and Redis as one typed, async data layer."""
 
 from multidb.cache.decorator import cached
-from multidb.cache.policy import CachePolicy
+from multidb.cache.family import CacheMetrics
+from multidb.cache.policy import CacheOptions, CachePolicy
 from multidb.client import MultiDB
 from multidb.errors import (
     AlreadyExistsError,
@@ -45,6 +46,7 @@ from multidb.models import (
     CompanyUserChanges,
     Condition,
     ConfigurationVersion,
+    Decision,
     Document,
     DocumentChanges,
     DocumentMatch,
@@ -95,7 +97,10 @@ from multidb.models import (
     Page,
     PoolUsage,
     PresenceEvent,
+    Prologue,
     QueueStats,
+    Quota,
+    Rate,
     RealtimeEvent,
     Related,
     RequestShare,
@@ -149,6 +154,8 @@ __all__ = [
     "AuditLog",
     "Backoff",
     "BelongsTo",
+    "CacheMetrics",
+    "CacheOptions",
     "CachePolicy",
     "CalendarEvent",
     "CalendarEventChanges",
@@ -164,6 +171,7 @@ __all__ = [
     "ConflictError",
     "ConstraintError",
     "DataError",
+    "Decision",
     "Discard",
     "Document",
     "DocumentChanges",
@@ -231,7 +239,10 @@ __all__ = [
     "PoolUsage",
     "PostgresRepository",
     "PresenceEvent",
+    "Prologue",
     "QueueStats",
+    "Quota",
+    "Rate",
     "RateLimitExceededError",
     "RealtimeEvent",
     "Redact",

@@ -1,7 +1,6 @@
 """The registry: every entity, its store, and where in it the entity lives.
 
-A repository declares its entity; this module lists them all, those that have no repository yet
-included, and is what `multidb routes` prints.
+A repository declares its entity; this module lists them all, and is what `multidb routes` prints.
 """
 
 from collections.abc import Collection
@@ -27,6 +26,7 @@ from multidb.repositories.kanban_columns import KanbanColumnRepository
 from multidb.repositories.locks import LockRepository
 from multidb.repositories.postgres_reader import PostgresReader
 from multidb.repositories.presence import PresenceRepository
+from multidb.repositories.rate_limits import RateLimitRepository
 from multidb.repositories.realtime_events import RealtimeEventRepository
 from multidb.repositories.repository import Repository
 from multidb.repositories.sessions import SessionRepository
@@ -79,16 +79,14 @@ BUILT_IN: tuple[type[Repository], ...] = (
     DynamicConfigurationRepository,
     RealtimeEventRepository,
     SessionRepository,
+    RateLimitRepository,
     PresenceRepository,
     UploadRepository,
     LockRepository,
     CounterRepository,
 )
 
-_PLANNED = (
-    Route("cache", "redis", "cache:user:{user_id}"),
-    Route("rate_limits", "redis", "rate_limit:user:{user_id}:{endpoint}"),
-)
+_PLANNED = (Route("cache", "redis", "cache:user:{user_id}"),)
 
 
 def route_all(repositories: Collection[type[Repository]]) -> tuple[Route, ...]:

@@ -39,6 +39,7 @@ __all__ = [
     "Age",
     "MongoDriver",
     "MongoSettings",
+    "OutagePolicy",
     "PostgresSettings",
     "Settings",
     "redacted_url",
@@ -51,6 +52,8 @@ ENV_FILES = (".multidb/multidb.env", ".env")
 
 MongoDriver: TypeAlias = Literal["motor", "pymongo"]
 LogOverflow: TypeAlias = Literal["shed", "spill"]
+#: Of rate limits while Redis is away: all calls are admitted, none is, or each process limits for itself.
+OutagePolicy: TypeAlias = Literal["open", "closed", "local"]
 
 
 def _url(schemes: tuple[str, ...], *, database: bool) -> Callable[[SecretStr], SecretStr]:
@@ -341,6 +344,10 @@ class Settings(PostgresSettings, MongoSettings):
 
     #: How long one loader may take before another may fill the same cache entry.
     cache_lease: Seconds = timedelta(seconds=10)
+    #: How long a call waits for a loader of another process before it loads for itself.
+    cache_wait: Seconds = timedelta(seconds=1)
+    #: From how many bytes on a value is compressed.
+    cache_compress_above: Annotated[int, Field(ge=0)] = 4096
     #: How long a session lives after it was created.
     session_lifetime: Seconds = timedelta(days=14)
     #: How long a session lives unused.
@@ -352,6 +359,8 @@ class Settings(PostgresSettings, MongoSettings):
     session_limit: Annotated[int, Field(ge=1, le=1000)] = 50
     #: How long a token may be used after it was rotated, by those who do not know of it yet.
     session_grace: Seconds = timedelta(seconds=10)
+    #: What becomes of calls with a rate limit while Redis is away.
+    rate_limit_outage: OutagePolicy = "open"
     #: How long a counter is kept after it was last added to.
     counter_lifetime: Seconds = timedelta(days=90)
     #: How long a user is taken to be there on a device after each beat.

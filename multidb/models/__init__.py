@@ -47,6 +47,8 @@ from multidb.models.kanban import (
 )
 from multidb.models.page import Page
 from multidb.models.presence import PresenceEvent
+from multidb.models.prologue import Prologue
+from multidb.models.rate_limits import Decision, Quota, Rate
 from multidb.models.realtime_events import RealtimeEvent
 from multidb.models.sessions import Session
 from multidb.models.system_logs import LogLevel, SystemLog
@@ -80,6 +82,7 @@ __all__ = [
     "CompanyUserChanges",
     "Condition",
     "ConfigurationVersion",
+    "Decision",
     "Document",
     "DocumentChanges",
     "DocumentMatch",
@@ -130,7 +133,10 @@ __all__ = [
     "Page",
     "PoolUsage",
     "PresenceEvent",
+    "Prologue",
     "QueueStats",
+    "Quota",
+    "Rate",
     "RealtimeEvent",
     "Related",
     "RequestShare",

@@ -4,16 +4,18 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import SecretStr
 
+from multidb.client import MultiDB
 from multidb.connections import ConnectionManager
 from multidb.ops import schemas
 from multidb.settings import Settings
 from multidb.stores.postgres.engine import connect
 
-__all__ = ["Databases", "empty_database", "isolated"]
+__all__ = ["Databases", "emptied", "empty_database", "isolated"]
 
 #: What a catalog holds: how many rows, and the newest transaction that wrote one; and whether a
 #: table has grown large.
@@ -58,11 +60,12 @@ async def isolated(template: Settings) -> AsyncIterator[Settings]:
         await schemas.apply(settings)
         yield settings
     finally:
-        await _dropped(settings)
+        async with ConnectionManager(settings) as stores:
+            await _dropped(settings, stores)
 
 
 class Databases:
-    """Copies of a template that are used again, emptied, by one test after the other.
+    """Copies of a template that are used again, emptied, by one test after the other. An async context.
 
     To make them anew takes several times as long. One whose schema a test has changed, or that
     has grown large, is not used again.
@@ -70,8 +73,21 @@ class Databases:
 
     def __init__(self, template: Settings) -> None:
         self._template = template
+        #: Open as long as the databases are there, for to open it takes longer than what it is for.
+        #: And not to the template, of which copies are made only while nobody is connected to it.
+        self._stores = ConnectionManager(_on_database(template, "postgres"))
         #: Those nobody has, and what they were like when they were new.
         self._free: list[tuple[Settings, object]] = []
+
+    async def __aenter__(self) -> Self:
+        await self._stores.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        while self._free:
+            settings, _new = self._free.pop()
+            await _dropped(settings, self._stores)
+        await self._stores.close()
 
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Settings]:
@@ -81,24 +97,41 @@ class Databases:
         else:
             settings = await _copied(self._template)
             await schemas.apply(settings)
-            async with ConnectionManager(settings) as stores:
-                new = await _likeness(stores)
+            async with _connected(settings) as connection:
+                new = await _likeness(connection, self._collections(settings))
         try:
             yield settings
         finally:
-            async with ConnectionManager(settings) as stores:
-                if again := new is not None and await _likeness(stores, used=True) == new:
-                    await _emptied(stores)
+            async with _connected(settings) as connection:
+                collections = self._collections(settings)
+                if again := new is not None and await _likeness(connection, collections, used=True) == new:
+                    await connection.execute(_ALONE)
+                    await _emptied(connection, collections, self._stores.redis.client, settings.key_prefix)
             if again:
                 self._free.append((settings, new))
             else:
-                await _dropped(settings)
+                await _dropped(settings, self._stores)
 
-    async def drop(self) -> None:
-        """Drop them."""
-        while self._free:
-            settings, _ = self._free.pop()
-            await _dropped(settings)
+    def _collections(self, settings: Settings) -> Any:
+        return self._stores.mongo.opened[_database(settings)]
+
+
+async def emptied(db: MultiDB) -> None:
+    """Leave nothing in its databases, and no key with its prefix. Takes a superuser of PostgreSQL."""
+    async with db.postgres.opened.acquire() as connection:
+        await _emptied(connection, db.mongo.database, db.redis.client, db.settings.key_prefix)
+
+
+async def _emptied(connection: Any, database: Any, redis: Any, prefix: str) -> None:
+    tables = [row[0] for row in await connection.fetch(_TABLES)]
+    deletes = "".join(f"DELETE FROM {table};" for table in tables)  # noqa: S608 - quoted by the server
+    # Whatever refers to the rows, and whoever is told of it.
+    await connection.execute(f"BEGIN; SET LOCAL session_replication_role = replica; {deletes} COMMIT")
+    names = await database.list_collection_names()
+    await asyncio.gather(
+        *(database[name].delete_many({}) for name in names if not name.startswith("system."))
+    )
+    await _without_keys(redis, prefix)
 
 
 async def _copied(template: Settings) -> Settings:
@@ -108,53 +141,39 @@ async def _copied(template: Settings) -> Settings:
     return _on_database(template, name)
 
 
-async def _dropped(settings: Settings) -> None:
-    async with ConnectionManager(settings) as stores:
-        await stores.mongo.opened.drop_database(stores.mongo.database.name)
-        await _without_keys(stores)
+async def _dropped(settings: Settings, stores: ConnectionManager) -> None:
+    await stores.mongo.opened.drop_database(_database(settings))
+    await _without_keys(stores.redis.client, settings.key_prefix)
     await _sql(_on_database(settings, "postgres"), f"DROP DATABASE {_database(settings)} WITH (FORCE)")
 
 
-async def _without_keys(stores: ConnectionManager) -> None:
-    keys = [key async for key in stores.redis.client.scan_iter(f"{stores.settings.key_prefix}*")]
-    if keys:
-        await stores.redis.client.delete(*keys)
+async def _without_keys(redis: Any, prefix: str) -> None:
+    if keys := [key async for key in redis.scan_iter(f"{prefix}*", count=1000)]:
+        await redis.delete(*keys)
 
 
-async def _likeness(stores: ConnectionManager, *, used: bool = False) -> object | None:
+async def _likeness(connection: Any, database: Any, *, used: bool = False) -> object | None:
     """Return what differs between two states if emptying the one does not make it the other.
 
     None if it cannot be emptied, which takes a superuser, or was not empty to begin with: what a
     migration put there, emptying would not bring back.
     """
-    async with stores.postgres.opened.acquire() as connection:
-        if not used:
-            tables = [row[0] for row in await connection.fetch(_TABLES)]
-            filled = " OR ".join(["false", *(f"EXISTS (SELECT FROM {table})" for table in tables)])
-            may_empty = "current_setting('is_superuser')::bool"
-            if not await connection.fetchval(f"SELECT {may_empty} AND NOT ({filled})"):
-                return None
-        schema = await connection.fetchrow(_SCHEMA)
-    database = stores.mongo.database
-    listed = await database.command("listCollections")
-    return schema, [
-        # Of the answer only this: the rest of it tells the time.
-        (each["name"], each["options"], (await database.command("listIndexes", each["name"]))["cursor"])
-        for each in sorted(listed["cursor"]["firstBatch"], key=lambda each: str(each["name"]))
-        if each["type"] == "collection" and not each["name"].startswith("system.")
-    ]
-
-
-async def _emptied(stores: ConnectionManager) -> None:
-    async with stores.postgres.opened.acquire() as connection:
+    if not used:
         tables = [row[0] for row in await connection.fetch(_TABLES)]
-        deletes = "".join(f"DELETE FROM {table};" for table in tables)  # noqa: S608 - quoted by the server
-        # Whatever refers to the rows, and whoever is told of it.
-        await connection.execute(f"{_ALONE}; SET session_replication_role = replica; {deletes}")
-    for name in await stores.mongo.database.list_collection_names():
-        if not name.startswith("system."):
-            await stores.mongo.database[name].delete_many({})
-    await _without_keys(stores)
+        filled = " OR ".join(["false", *(f"EXISTS (SELECT FROM {table})" for table in tables)])
+        may_empty = "current_setting('is_superuser')::bool"
+        if not await connection.fetchval(f"SELECT {may_empty} AND NOT ({filled})"):
+            return None
+    schema = await connection.fetchrow(_SCHEMA)
+    listed = await database.command("listCollections")
+    collections = {
+        each["name"]: each["options"]
+        for each in listed["cursor"]["firstBatch"]
+        if each["type"] == "collection" and not each["name"].startswith("system.")
+    }
+    indexes = await asyncio.gather(*(database.command("listIndexes", name) for name in collections))
+    # Of the answers only this: the rest of them tells the time.
+    return schema, collections, dict(zip(collections, (each["cursor"] for each in indexes), strict=True))
 
 
 def _on_database(settings: Settings, name: str) -> Settings:
@@ -176,8 +195,14 @@ def _database(settings: Settings) -> str:
 
 
 async def _sql(settings: Settings, statement: str) -> None:
+    async with _connected(settings) as connection:
+        await connection.execute(statement)
+
+
+@asynccontextmanager
+async def _connected(settings: Settings) -> AsyncIterator[Any]:
     connection = await connect(settings)
     try:
-        await connection.execute(statement)
+        yield connection
     finally:
         await connection.close()

@@ -1,16 +1,19 @@
 """Counters: how often each endpoint was called, a day. Redis `counter:api_calls:{endpoint}:{date}`."""
 
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from multidb.errors import DataError, StoreName
 from multidb.models.counters import EndpointCount
 from multidb.repositories.counting import Counting
 from multidb.repositories.repository import MAX_PAGE, Repository, Resources, page_size
+from multidb.repositories.usage_analytics import UsageAnalyticsRepository
 
 __all__ = ["CounterRepository"]
 
 _MAX_LENGTH = 500
+#: So long is what MongoDB takes added up.
+_LATEST = timedelta(days=29)
 _MAX_BY = 10**12
 
 
@@ -59,11 +62,10 @@ class CounterRepository(Repository):
         different counts are kept.
         """
         operation = self._operation("increment")
-        _check_endpoint(endpoint, operation)
+        day = self._countable(endpoint, operation)
         if type(by) is not int or not 1 <= by <= _MAX_BY:
             raise DataError(f"`by` must be a whole number from 1 to {_MAX_BY}", operation=operation)
-        self._counter.key({"endpoint": endpoint, "date": date.min})  # or it would fail for all who wait
-        await self._counting.add(endpoint, _today(), by, operation)
+        await self._counting.add(endpoint, day, by)
 
     async def get(self, endpoint: str, day: date) -> int:
         """Return how often `endpoint` was called on a day; 0 if never, or too long ago to be known."""
@@ -89,6 +91,48 @@ class CounterRepository(Repository):
             *("ZREVRANGE", self._ranking.key({"date": day}), 0, last, "WITHSCORES"), operation=operation
         )
         return [EndpointCount(endpoint=name.decode(), count=int(count)) for name, count in found]
+
+    async def rollup(self, day: date) -> int:
+        """Take a day's counts into `usage_analytics`, metric `api_calls` by `endpoint`; return how many.
+
+        `db.usage_analytics.rollup()` adds them up with all else. Idempotent, and safe at any time and in
+        any process: what was taken of the day before is replaced, never added to. So take today's
+        every so often, and yesterday's once more. A thousand endpoints a round trip.
+
+        Raises: DataError unless `day` is one of the last 29 or today; UnavailableError if Redis or
+        MongoDB cannot be reached.
+        Source: Redis `counter:api_calls:{date}`, MongoDB `usage_analytics`.
+        """
+        operation = self._operation("rollup")
+        _check_day("day", day, operation)
+        if not timedelta(0) <= _today() - day <= _LATEST:
+            raise DataError(f"`day` must be one of the last {_LATEST.days}, or today", operation=operation)
+        usage = cast(UsageAnalyticsRepository, self._resources.repositories[UsageAnalyticsRepository])
+        key = self._ranking.key({"date": day})
+        taken = 0
+        while True:
+            found: list[Any] = await self._redis.execute(
+                *("ZRANGE", key, taken, taken + MAX_PAGE - 1, "WITHSCORES"), operation=operation
+            )
+            totals = {name.decode(): int(count) for name, count in found}
+            await usage._keep_totals(  # noqa: SLF001 - one of our own
+                "api_calls", totals, of="endpoint", day=day, operation=operation
+            )
+            taken += len(found)
+            if len(found) < MAX_PAGE:
+                return taken
+
+    def _countable(self, endpoint: str, operation: str) -> date:
+        """Return today if calls of `endpoint` may be counted now. Raises: as `increment`."""
+        _check_endpoint(endpoint, operation)
+        self._counter.key({"endpoint": endpoint, "date": date.min})  # or it would fail for all who wait
+        day = _today()
+        self._counting.check(endpoint, day, operation)
+        return day
+
+    def _note(self, endpoint: str, day: date) -> None:
+        """Count a call, stored within a second. What is counted when the process is killed, is lost."""
+        self._counting.note(endpoint, day)
 
     async def _range(self, endpoint: str, first: date, last: date, operation: str) -> dict[date, int]:
         _check_endpoint(endpoint, operation)

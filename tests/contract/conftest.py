@@ -1,16 +1,21 @@
 from collections.abc import AsyncIterator
 
-import pytest
+import pytest_asyncio
 
 from multidb import MultiDB
-from multidb.settings import Settings
+from multidb.ops.disposable import Databases, emptied
 from tests.collections import open_with_collections
 
 
-@pytest.fixture
-async def db(multidb_settings: Settings, request: pytest.FixtureRequest) -> AsyncIterator[MultiDB]:
-    """A `MultiDB` with collections of an application's own, for a subject that is one of them."""
-    subject = request.node.callspec.params.get("subject") if hasattr(request.node, "callspec") else None
-    own = subject is not None and subject.own is not None
-    async with open_with_collections(multidb_settings) if own else MultiDB(multidb_settings) as opened:
-        yield opened
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def opened(multidb_databases: Databases) -> AsyncIterator[MultiDB]:
+    """A `MultiDB` with collections of an application's own, opened once: there are a thousand tests."""
+    async with multidb_databases.lend() as settings, open_with_collections(settings) as db:
+        yield db
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def db(opened: MultiDB) -> AsyncIterator[MultiDB]:
+    """A `MultiDB` with nothing in it."""
+    yield opened
+    await emptied(opened)

@@ -4,14 +4,15 @@ import re
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from multidb import DataError, InvalidCursorError, MultiDB, uuid7
 from tests.contract.subjects import ALL, Subject
 
-pytestmark = pytest.mark.mongo
+pytestmark = [pytest.mark.mongo, pytest.mark.asyncio(loop_scope="session")]
 
 
-@pytest.fixture(params=ALL, ids=lambda subject: subject.name)
+@pytest_asyncio.fixture(loop_scope="session", params=ALL, ids=lambda subject: subject.name)
 async def subject(request: pytest.FixtureRequest, db: MultiDB) -> Subject:
     chosen: Subject = request.param
     await chosen.prepare(db)

@@ -6,14 +6,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from multidb import AlreadyExistsError, ConflictError, DataError, MultiDB, NotFoundError, uuid7
 from tests.contract.subjects import CHANGEABLE, RowSubject
 
-pytestmark = pytest.mark.mongo
+pytestmark = [pytest.mark.mongo, pytest.mark.asyncio(loop_scope="session")]
 
 
-@pytest.fixture(params=CHANGEABLE, ids=lambda subject: subject.name)
+@pytest_asyncio.fixture(loop_scope="session", params=CHANGEABLE, ids=lambda subject: subject.name)
 async def subject(request: pytest.FixtureRequest, db: MultiDB) -> RowSubject:
     chosen: RowSubject = request.param
     await chosen.prepare(db)

@@ -81,6 +81,7 @@ async def first(db: MultiDB, count: int, after: str | None = None) -> list[Prese
 # --- who is there
 
 
+@pytest.mark.redis
 async def test_a_user_is_there_until_the_last_device_leaves(db: MultiDB):
     user, nobody = uuid7(), uuid7()
     assert await db.presence.online([user, nobody]) == set()
@@ -145,6 +146,7 @@ async def test_devices_have_a_limit(db: MultiDB):
 # --- what is told
 
 
+@pytest.mark.redis
 async def test_watching_tells_who_comes_and_goes(db: MultiDB, other: MultiDB):
     users = [uuid7() for _ in range(5)]
     watching = asyncio.create_task(first(db, 10, after=beginning(db)))
@@ -167,7 +169,7 @@ async def test_who_looked_before_the_last_device_left_settles_nothing(
     await db.presence.beat(user, device="phone")
     await db.presence.beat(user, device="laptop")
     await db.presence.leave(user, device="laptop")
-    seen = int(await db.redis.client.zscore(f"{register_of(db, user)}:due", str(user)))
+    seen = int(await db.redis.client.zscore(f"{register_of(db, user)}:due", str(user)) or 0)
     await db.presence.leave(user, device="phone")
     late = db.presence._settle(user, seen, 60_000)
     assert await db.redis.send([late], operation="test") == [0]

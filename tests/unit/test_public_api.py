@@ -55,6 +55,15 @@ BY_POSITION = {
     # One thought: which counter, and which of them.
     "CounterRepository.get": ["day"],
     "CounterRepository.range": ["first", "last"],
+    # One thought: who calls what.
+    "MultiDB.request": ["endpoint"],
+    # One thought: whose limit, at what, and which.
+    "RateLimitRepository.hit": ["endpoint", "rate"],
+    "RateLimitRepository.require": ["endpoint", "rate"],
+    "RateLimitRepository.peek": ["endpoint", "rate"],
+    "RateLimitRepository.refund": ["endpoint", "rate"],
+    "RateLimitRepository.hit_all": ["limits"],
+    "RateLimitRepository.reset": ["endpoint"],
     # One thought: what to keep under which key, and as what to read it.
     "DynamicConfigurationRepository.set": ["value"],
     "DynamicConfigurationRepository.value": ["kind"],

@@ -29,7 +29,7 @@ def own(options: dict[str, Any]) -> dict[str, Any]:
     """The options that come from the URL."""
     assert options["socket_connect_timeout"] == 3
     assert options["retry"].get_retries() == 0
-    every = {"socket_connect_timeout", "retry", "client_name"}
+    every = {"socket_connect_timeout", "retry", "client_name", "driver_info"}
     return {name: value for name, value in options.items() if name not in every}
 
 

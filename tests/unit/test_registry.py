@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, get_type_hints
 from uuid import UUID
 
 import pytest
@@ -20,6 +20,7 @@ from multidb import (
     NewDocument,
     NotOpenError,
     PostgresRepository,
+    Rate,
     Row,
     Settings,
     SystemLog,
@@ -110,6 +111,7 @@ def test_every_built_in_repository_is_an_attribute_by_its_entitys_name() -> None
         assert getattr(db, repository.entity()) is db[repository]
         assert type(db[repository]) is repository
     assert {route.entity for route in db.routes} == {repository.entity() for repository in BUILT_IN}
+    assert get_type_hints(MultiDB) == {repository.entity(): repository for repository in BUILT_IN}
 
 
 # --- an application's own
@@ -374,6 +376,7 @@ ID = UUID("01900000-0000-7000-8000-000000000001")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 REQUEST = {"service": "shop", "method": "GET", "endpoint": "/", "status": 200, "duration_ms": 1.0}
 DAY = (NOW, NOW + timedelta(days=1))
+RATE = Rate(1, per=timedelta(minutes=1))
 LOG = {"id": ID, "timestamp": NOW, "level": "info", "service": "shop", "message": "hello"}
 
 #: By method of `PostgresRepository`, a call of it.
@@ -541,6 +544,12 @@ CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     "sessions.revoke": lambda db: db.sessions.revoke(token_of(db)),
     "sessions.revoke_one": lambda db: db.sessions.revoke_one(ID, user_id=ID),
     "sessions.revoke_all": lambda db: db.sessions.revoke_all(ID),
+    "rate_limits.hit": lambda db: db.rate_limits.hit(ID, "GET /", RATE),
+    "rate_limits.hit_all": lambda db: db.rate_limits.hit_all(ID, {"GET /": RATE}),
+    "rate_limits.require": lambda db: db.rate_limits.require(ID, "GET /", RATE),
+    "rate_limits.peek": lambda db: db.rate_limits.peek(ID, "GET /", RATE),
+    "rate_limits.refund": lambda db: db.rate_limits.refund(ID, "GET /", RATE),
+    "rate_limits.reset": lambda db: db.rate_limits.reset(ID, "GET /"),
     "presence.beat": lambda db: db.presence.beat(ID, device="phone"),
     "presence.leave": lambda db: db.presence.leave(ID, device="phone"),
     "presence.online": lambda db: db.presence.online([ID]),
@@ -558,6 +567,7 @@ CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     "counters.increment": lambda db: db.counters.increment("GET /"),
     "counters.get": lambda db: db.counters.get("GET /", date(2026, 1, 1)),
     "counters.range": lambda db: db.counters.range("GET /", date(2026, 1, 1), date(2026, 1, 2)),
+    "counters.rollup": lambda db: db.counters.rollup(datetime.now(UTC).date()),
     "counters.top": lambda db: db.counters.top(date(2026, 1, 1)),
 }
 

@@ -1,6 +1,8 @@
 """The statements over a table, each compiled once for its shape and run with other values ever after."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import sqlalchemy as sa
@@ -33,11 +35,19 @@ class Crud:
         self._ours = sa.true() if tenant is None else table.c[tenant] == self._given(tenant, "_tenant")
         self._visible = sa.and_(self._ours, *([table.c.deleted_at.is_(None)] if self.marks_deleted else []))
         self._compiled: dict[object, Statement] = {}
+        #: Every `MultiDB` of the process has the same statements, and each may be in another thread.
+        self._keeping = Lock()
 
         #: The row with `:id`.
         self.get = Statement(self.select().where(table.c.id == self._given("id")))
         #: The rows with any of `:ids`.
         self.get_many = Statement(self.select().where(table.c.id == sa.any_(self._several("id", "ids"))))
+
+    @staticmethod
+    @lru_cache(maxsize=200)
+    def of(table: sa.Table, fields: tuple[str, ...], tenant: str | None = None) -> "Crud":
+        """Return the statements, made once for all who ask for them."""
+        return Crud(table, fields, tenant)
 
     # --- reading
 
@@ -325,7 +335,9 @@ class Crud:
     def _once(self, key: object, build: Callable[[], Any]) -> Statement:
         statement = self._compiled.get(key)
         if statement is None:
-            statement = self._compiled[key] = Statement(build())
-            if len(self._compiled) > _MOST:
-                del self._compiled[next(iter(self._compiled))]
+            statement = Statement(build())
+            with self._keeping:
+                self._compiled[key] = statement
+                if len(self._compiled) > _MOST:
+                    del self._compiled[next(iter(self._compiled))]
         return statement

@@ -6,6 +6,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 
 from multidb.errors import ConfigurationError
 from multidb.settings import Settings
@@ -23,6 +24,10 @@ _REFUSED = {
     "socket_timeout": "MULTIDB_REDIS_TIMEOUT says it",
     "timeout": "MULTIDB_REDIS_TIMEOUT says it",
 }
+
+
+#: Made once: redis-py looks its own version up in the files of the environment, for each connection.
+_DRIVER = DriverInfo()
 
 
 class Host(NamedTuple):
@@ -70,6 +75,7 @@ def read_url(settings: Settings) -> Target:
     common = {
         "socket_connect_timeout": settings.connect_timeout.total_seconds(),
         "client_name": "multidb",
+        "driver_info": _DRIVER,
         # A command may have run although its answer was lost; only the caller knows whether
         # running it twice is harmless.
         "retry": Retry(NoBackoff(), 0),

@@ -1,6 +1,7 @@
 """What is sent to Redis: commands, packed as they are made, and scripts, which are files."""
 
 import hashlib
+import re
 from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
@@ -65,12 +66,20 @@ def plain(*words: Argument) -> Command:
     return command
 
 
+#: Redis lets no script call another, so what several use is put in where it is named.
+_USES = re.compile(r"^-- Uses (shared/\w+)\.lua$", re.MULTILINE)
+
+
 @cache
 def script(name: str) -> Script:
-    """Return `scripts/<name>.lua`."""
-    source = files("multidb.stores.redis").joinpath("scripts", f"{name}.lua").read_text(encoding="utf-8")
+    """Return `scripts/<name>.lua`, with what it uses of `scripts/shared`."""
+    source = _USES.sub(lambda use: _read(use[1]), _read(name))
     # The digest is the script's name on the server, and no secret depends on it.
     return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+def _read(name: str) -> str:
+    return files("multidb.stores.redis").joinpath("scripts", f"{name}.lua").read_text(encoding="utf-8")
 
 
 def pack(*words: Argument) -> bytes:

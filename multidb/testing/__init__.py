@@ -14,7 +14,6 @@ started from the wheels of `multidb[embedded]`. Where there are none, the tests 
 is skipped has shown nothing.
 """
 
-import asyncio
 import os
 import secrets
 import subprocess
@@ -32,8 +31,14 @@ from multidb.ops import migrations
 from multidb.ops.disposable import Databases, empty_database, isolated
 from multidb.settings import Settings
 from multidb.stack import EmbeddedStack, docker_engine_answers
+from multidb.testing.race_subjects import RaceSubject
+from multidb.testing.races import Race, StaleRead, cache_race
 
 __all__ = [
+    "Race",
+    "RaceSubject",
+    "StaleRead",
+    "cache_race",
     "db",
     "empty_database",
     "isolated",
@@ -54,15 +59,14 @@ def multidb_servers() -> Iterator[Settings]:
         yield template
 
 
-@pytest.fixture(scope="session")
-def multidb_databases(multidb_servers: Settings) -> Iterator[Databases]:
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def multidb_databases(multidb_servers: Settings) -> AsyncIterator[Databases]:
     """The databases that the tests of this run get, one test at a time."""
-    databases = Databases(multidb_servers)
-    yield databases
-    asyncio.run(databases.drop())
+    async with Databases(multidb_servers) as databases:
+        yield databases
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def multidb_settings(multidb_databases: Databases) -> AsyncIterator[Settings]:
     """Settings of databases and a key prefix that this test has to itself, with nothing in them."""
     async with multidb_databases.lend() as settings:
