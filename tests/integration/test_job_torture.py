@@ -86,7 +86,9 @@ async def start(settings: Settings) -> Process:
     given |= {"key_prefix": settings.key_prefix, "open_timeout": 60, "mongo_driver": settings.mongo_driver}
     given |= {"degradable_stores": ["mongo", "redis"], "postgres_pool_size": 8}
     assert worker.stdin is not None
+    assert worker.stdout is not None
     worker.stdin.write(json.dumps({"settings": given, "lease": LEASE}).encode() + b"\n")
+    await worker.stdout.readline()  # ready, or its server was killed meanwhile
     return worker
 
 
@@ -113,10 +115,10 @@ async def torture(
     poison: int,
     processes: int,
     every: float,
-    strikes: int,
+    strikes: int | None = None,
     kill: Callable[[], Awaitable[None]] | None = None,
 ) -> int:
-    """Do jobs under blows, `strikes` at least, and hold what was done; return how many claims it took."""
+    """Do jobs under so many blows, or as long as there are jobs; hold what was done; return its claims."""
     async with MultiDB(settings) as db, raw(settings) as connection:
         await connection.execute(RECORD)
         await db.jobs.enqueue_many(
@@ -130,9 +132,10 @@ async def torture(
     try:
         workers = [await start(settings) for _ in range(processes)]
         struck = 0
-        while (left := await unfinished(settings)) or struck < strikes:
-            await strike(workers, settings)
-            struck += 1
+        while (left := await unfinished(settings)) or struck < (strikes or 0):
+            if strikes is None or struck < strikes:
+                await strike(workers, settings)
+                struck += 1
             if kill is not None and kills and left < jobs * kills / 3:
                 kills -= 1
                 await kill()
@@ -180,9 +183,7 @@ async def test_fifty_thousand_jobs_are_done_once_although_postgresql_dies_too(tm
             await asyncio.to_thread(stack.kill, "postgres")
             await asyncio.to_thread(stack.start)
 
-        claims = await torture(
-            stack.settings(), jobs=50_000, poison=5, processes=4, every=1.0, strikes=20, kill=kill
-        )
+        claims = await torture(stack.settings(), jobs=50_000, poison=5, processes=4, every=1.0, kill=kill)
     finally:
         stack.stop()
     assert claims > 50_000
