@@ -21,7 +21,7 @@ __all__ = ["CANCEL", "Wakeups"]
 CANCEL = "cancel\t"
 
 #: Between two of a process, in seconds.
-_PAUSE = 0.02
+_PAUSE = 0.01
 
 
 class Wakeups:
