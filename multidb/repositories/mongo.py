@@ -202,9 +202,10 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
             except AlreadyExistsError as error:
                 if error.columns != ("id",):
                     raise
-                # This version stands there already, or a later one; or a company's that is not seen.
+                # This version stands there already, or a later one. Or a company's that is not seen; or
+                # an earlier one that was added just now, which the next try replaces.
                 there = await self._shared.load(id, company)
-                if there is not None:
+                if there is not None and there.version >= version:
                     return there
                 if attempt == _TRIES:
                     raise
