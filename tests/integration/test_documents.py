@@ -98,7 +98,11 @@ async def test_of_many_upserts_of_one_company_one_adds(db: MultiDB):
         assert sorted(each.version for each in outcomes) == list(range(1, 21))
 
 
-async def test_an_upsert_changes_what_was_given_and_no_more(db: MultiDB, papers: Papers):
+async def test_an_upsert_changes_what_was_given_and_no_more(
+    db: MultiDB, papers: Papers, monkeypatch: pytest.MonkeyPatch
+):
+    moments = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=n) for n in range(100))
+    monkeypatch.setattr("multidb.repositories.mongo.utc_now", lambda: next(moments))
     first = await papers.upsert(NewPaper(slug="one", title="first", number=1, score=3, label="a"), on="slug")
     assert (first.version, first.created_at) == (1, first.updated_at)
     assert first == await papers.get(first.id)
