@@ -20,13 +20,12 @@ import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 from benchmarks.cache_sides import SIDES, Side
-from benchmarks.measuring import Call, Comparison, Table, in_turn, machine, on_servers, parser, rate
+from benchmarks.measuring import Call, Lengths, Report, command, machine
 from multidb import MultiDB, NewUser, User
 from multidb.settings import Settings
 
@@ -38,11 +37,9 @@ TARGETS = {("hit", 1, "redis-py GET"): 0.85, ("hit", 64, "redis-py GET"): 3}
 
 
 @dataclass(frozen=True)
-class Sizes:
+class Sizes(Lengths):
     """How much of everything."""
 
-    seconds: float = 0.7
-    rounds: int = 5
     tasks: tuple[int, ...] = (1, 16, 64, 256)
     keys: int = 2_000
     callers: int = 1_000
@@ -53,34 +50,13 @@ QUICK = Sizes(seconds=0.2, rounds=1, tasks=(1, 64), keys=200)
 
 
 @dataclass
-class Run:
+class Run(Report[Sizes]):
     """One run: who is measured, how much, and what has been found."""
+
+    targets = TARGETS
 
     settings: Settings
     sides: Mapping[str, Side]
-    sizes: Sizes
-    report: list[Table] = field(default_factory=list)
-
-    def table(self, title: str, *columns: str) -> Table:
-        """Begin a table."""
-        self.report.append(Table(title, *columns))
-        return self.report[-1]
-
-    async def rates(self, title: str, work: str, calls: Mapping[str, Call]) -> None:
-        """Measure a call of every side."""
-        table = self.table(
-            title, "work", "tasks", "against", "its calls/s", "our calls/s", "ratio", "rounds", "target"
-        )
-        seconds = self.sizes.seconds
-        for tasks in self.sizes.tasks:
-            for call in calls.values():
-                await rate(call, tasks=tasks, seconds=seconds / 5)  # opens what is opened once
-            sides = {name: partial(rate, call, tasks=tasks, seconds=seconds) for name, call in calls.items()}
-            comparison = Comparison(await in_turn(sides, rounds=self.sizes.rounds))
-            for peer in comparison.peers:
-                target = TARGETS.get((work, tasks, peer))
-                reach = "" if target is None else f"at least {target}"
-                table.row(work, tasks, peer, *comparison.cells(peer), reach)
 
 
 async def hits(run: Run) -> None:
@@ -93,7 +69,9 @@ async def hits(run: Run) -> None:
     def hit(side: Side) -> Call:
         return lambda number: side.get(number % keys)
 
-    await run.rates("Hits", "hit", {name: hit(side) for name, side in run.sides.items()})
+    await run.rates(
+        run.comparison("Hits"), "hit", {name: hit(side) for name, side in run.sides.items()}, *run.sizes.tasks
+    )
 
 
 async def misses(run: Run) -> None:
@@ -104,7 +82,7 @@ async def misses(run: Run) -> None:
         return lambda _: side.get(next(numbers))
 
     peers = {name: miss(side) for name, side in run.sides.items() if side.loads}
-    await run.rates("Misses", "miss", peers)
+    await run.rates(run.comparison("Misses"), "miss", peers, *run.sizes.tasks)
 
 
 async def stampedes(run: Run) -> None:
@@ -167,52 +145,38 @@ SECTIONS: dict[str, Callable[[Run], Awaitable[None]]] = {
 }
 
 
-async def measure(settings: Settings, sizes: Sizes, only: Collection[str] = SECTIONS) -> list[str]:
-    """Measure the sections; return the report's lines."""
+async def measure(settings: Settings, sizes: Sizes, names: Collection[str] = SECTIONS) -> list[str]:
+    """Measure the sections of these names and return the report's lines."""
     async with MultiDB(settings) as db, AsyncExitStack() as stack:
-        new = NewUser(email="ada@example.com", name="Ada Lovelace")
-        user: User = await db.users.add(new)
+        user: User = await db.users.add(NewUser(email="ada@example.com", name="Ada Lovelace"))
         sides = {}
         for name, side in SIDES.items():
             if side.is_installed():
                 sides[name] = await stack.enter_async_context(side.opened(db, user))
-        health = await db.health()
-        run = Run(settings, sides, sizes)
-        for name in only:
+        run = Run(sizes, settings, sides)
+        for name in names:
             await SECTIONS[name](run)
-        server = f"Redis {health.redis.version}"
-    return [*_head(server), *(line for table in run.report for line in (*table.lines, ""))]
+        answer = await db.redis.ask(operation="benchmark")
+        return run.lines(f"{machine(f'Redis {answer.version}')}; {sizes.rounds} rounds of {sizes.seconds} s.")
 
 
-def _head(server: str) -> list[str]:
-    return [
-        "# The cache, measured",
-        "",
-        f"On {machine(server)}. `make bench` writes this page anew.",
-        "All sides get a user, at another key each time, in turn in one process; of the calls a second",
-        "the medians of the rounds, their ratio, and the lowest and highest ratio of a round. redis-py's GET",
-        "gives bytes; all others the user as it was put in.",
-        "",
-    ]
-
-
-def main() -> None:
-    """Measure, and write it down where that is asked for."""
-    made = parser(__doc__, seconds=None, rounds=None)
-    made.add_argument("--quick", action="store_true", help="every section, with less of everything")
-    made.add_argument("--only", action="append", choices=SECTIONS, help="only this; may be repeated")
-    made.add_argument("--write", action="store_true", help=f"write docs/{WRITTEN.name}")
-    arguments = made.parse_args()
-    sizes = QUICK if arguments.quick else Sizes()
-    given = {name: getattr(arguments, name) for name in ("seconds", "rounds") if getattr(arguments, name)}
-
-    async def run(settings: Settings) -> None:
-        lines = await measure(settings, replace(sizes, **given), arguments.only or SECTIONS)
-        if arguments.write:
-            WRITTEN.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
-
-    on_servers(run)
-
+_HEAD = (
+    "# The cache, against its peers",
+    "",
+    "Written by `benchmarks/cache.py --write`, which measures all sides in turn, in one process, on the same",
+    "server. All get a user, at another key each time. Medians of the rounds, and `ratio` of the medians;",
+    "`rounds` tells the lowest and the highest ratio of a round. redis-py's GET gives bytes; all others the",
+    "user as it was put in.",
+)
 
 if __name__ == "__main__":
-    main()
+    command(
+        __doc__,
+        measure,
+        sections=SECTIONS,
+        sizes=Sizes(),
+        quick=QUICK,
+        written=WRITTEN,
+        head=_HEAD,
+        peers=("cashews", "aiocache"),
+    )

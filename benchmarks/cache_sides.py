@@ -1,5 +1,6 @@
 """What each side of `benchmarks/cache.py` does for one get."""
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
@@ -87,43 +88,37 @@ async def _bare(db: MultiDB, user: User, _: Loading | None = None) -> AsyncItera
 
 
 async def _cashews(db: MultiDB, user: User, loading: Loading | None = None) -> AsyncIterator[Side]:
-    from cashews import Cache  # type: ignore[import-not-found, unused-ignore]
-
-    cache = Cache()
+    cache: Any = importlib.import_module("cashews").Cache()
     cache.setup(db.settings.redis_url.get_secret_value(), max_connections=50, wait_for_connection_timeout=30)
     await cache.init()
     load = _loader(user, loading)
     key = db.settings.key_prefix + "cashews:{n}"
 
-    @cache(ttl=TTL, key=key, lock=loading is not None)  # type: ignore[untyped-decorator, unused-ignore]
     async def get(n: int) -> User:
         return await load(n)
 
     try:
-        yield _Loaded(get)
+        yield _Loaded(cache(ttl=TTL, key=key, lock=loading is not None)(get))
     finally:
         await cache.close()
 
 
 async def _aiocache(db: MultiDB, user: User, loading: Loading | None = None) -> AsyncIterator[Side]:
-    from aiocache import cached, cached_stampede  # type: ignore[import-not-found, unused-ignore]
-    from aiocache.backends.redis import RedisCache  # type: ignore[import-not-found, unused-ignore]
-    from aiocache.serializers import PickleSerializer  # type: ignore[import-not-found, unused-ignore]
-
+    aiocache: Any = importlib.import_module("aiocache")
     url = urlsplit(db.settings.redis_url.get_secret_value())
     options: dict[str, Any] = {
         "ttl": TTL.total_seconds(),
-        "cache": RedisCache,
+        "cache": importlib.import_module("aiocache.backends.redis").RedisCache,
         "endpoint": url.hostname,
         "port": url.port,
         "password": url.password,
         # It refuses who comes when all are in use.
         "pool_max_size": 1000,
-        "serializer": PickleSerializer(),
+        "serializer": importlib.import_module("aiocache.serializers").PickleSerializer(),
         "key_builder": lambda _, n: f"{db.settings.key_prefix}aiocache:{n}",
     }
-    decorate = cached(**options) if loading is None else cached_stampede(lease=5, **options)
-    get = decorate(_loader(user, loading))
+    once = {"lease": 5} if loading is not None else {}
+    get = (aiocache.cached_stampede if once else aiocache.cached)(**once, **options)(_loader(user, loading))
     yield _Loaded(get)
     await get.cache.close()
 
