@@ -7,7 +7,7 @@ outlives it is `_Mark.begin`, which knows before COMMIT that Redis did not hear 
 
 import asyncio
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextvars import Context
 from datetime import timedelta
 
@@ -27,10 +27,21 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 class Marks:
     """Marks the entries of the cache around commits."""
 
-    def __init__(self, redis: RedisStore, outage: Outage, *, lifetime: timedelta) -> None:
-        """`lifetime` is longer than what stands between a mark and the end of its commit may take."""
+    def __init__(
+        self,
+        redis: RedisStore,
+        outage: Outage,
+        *,
+        lifetime: timedelta,
+        told: Callable[[Collection[str]], None],
+    ) -> None:
+        """`lifetime` is longer than what stands between a mark and the end of its commit may take.
+
+        `told` is called with the entries once Redis has been told of them, or could not be.
+        """
         self._redis = redis
         self._outage = outage
+        self._told = told
         self._lives = int(lifetime.total_seconds() * 1000)
         #: By entry, the marks of it that are to be taken back; '' stands for none.
         self.owed: dict[str, set[str]] = {}
@@ -50,6 +61,8 @@ class Marks:
             self._outage.began(error)
         else:
             self._outage.over()
+        finally:
+            self._told(keys)
 
     async def take_back(self, keys: Collection[str], token: str = "") -> None:
         """Take marks back, and invalidate the entries. What does not reach Redis is owed."""
@@ -78,7 +91,10 @@ class Marks:
             for key, tokens in marks.items()
             for token in tokens
         ]
-        await self._redis.send(commands, operation=_OPERATION, insist=True)
+        try:
+            await self._redis.send(commands, operation=_OPERATION, insist=True)
+        finally:
+            self._told(marks)
         self._outage.over()
 
     def _pay_later(self) -> None:

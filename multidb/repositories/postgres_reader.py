@@ -1,6 +1,7 @@
 """`PostgresReader`: the calls every table has that change nothing."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Generic, cast, get_type_hints
 from uuid import UUID
 
@@ -90,9 +91,12 @@ class PostgresReader(Repository, Generic[ModelT]):
         self._read = row_reader(cast(type[ModelT], self.model), self.table, self._operation("read"))
         self._shared = SharedReads(resources.postgres, self._crud, self._run, self._read)
         if self.cache is not None:
-            self._cache_key = resources.cache.pattern(self.cache.key)
+            policy = self.cache
+            if self.entity() in resources.settings.cache_local:
+                policy = replace(policy, local=True)
+            self._cache_key = resources.cache.pattern(policy.key)
             self._family = resources.cache.family(
-                self, self.cache, Codec(self.model | None), self._operation("get")
+                self, policy, Codec(self.model | None), self._operation("get")
             )
 
     @classmethod
