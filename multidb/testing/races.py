@@ -221,8 +221,10 @@ async def _restart(redis: _OwnRedis, race: Race, every: timedelta | None) -> Non
 
 
 async def _evict(redis: _OwnRedis, race: Race, every: timedelta | None) -> None:
+    task = asyncio.current_task()
     async with Redis.from_url(redis.url) as client:
-        while every is not None:
+        # The driver forgets a cancellation that comes at the wrong moment.
+        while every is not None and not (task is not None and task.cancelling()):
             await asyncio.sleep(every.total_seconds())
             with suppress(RedisError, OSError):
                 if (key := await client.randomkey()) is not None:
