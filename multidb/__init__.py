@@ -133,8 +133,8 @@ from multidb.repositories.mongo import MongoRepository
 from multidb.repositories.postgres import PostgresRepository
 from multidb.repositories.redaction import Redact, Redactor
 from multidb.repositories.relations import BelongsTo, HasMany, HasOne, Relation, Through
+from multidb.repositories.unit_of_work import Transaction
 from multidb.settings import Settings
-from multidb.stores.postgres.ambient import Transaction
 
 __all__ = [
     "PERSONAL",

@@ -32,13 +32,16 @@ from multidb.repositories.kanban_boards import KanbanBoardRepository
 from multidb.repositories.kanban_cards import KanbanCardRepository
 from multidb.repositories.kanban_columns import KanbanColumnRepository
 from multidb.repositories.locks import LockRepository
+from multidb.repositories.outbox import Outbox
 from multidb.repositories.presence import PresenceRepository
 from multidb.repositories.rate_limits import RateLimitRepository
 from multidb.repositories.realtime_events import RealtimeEventRepository
 from multidb.repositories.redaction import Redact, Redactor
+from multidb.repositories.relay import Relay
 from multidb.repositories.repository import Repository, Resources
 from multidb.repositories.sessions import SessionRepository
 from multidb.repositories.system_logs import SystemLogRepository
+from multidb.repositories.unit_of_work import Transaction, Work
 from multidb.repositories.uploads import UploadRepository
 from multidb.repositories.usage_analytics import UsageAnalyticsRepository
 from multidb.repositories.user_activity_logs import UserActivityLogRepository
@@ -48,7 +51,6 @@ from multidb.repositories.users import UserRepository
 from multidb.settings import Settings
 from multidb.stores.cursor import CursorCodec
 from multidb.stores.mongo.client import MongoStore
-from multidb.stores.postgres.ambient import Transaction
 from multidb.stores.postgres.engine import PostgresStore
 from multidb.stores.postgres.transactions import Isolation, Options
 from multidb.stores.redis.client import RedisStore
@@ -133,6 +135,10 @@ class MultiDB:
         )
         for each in (*BUILT_IN, *repositories):
             self._repositories[each] = each(resources)
+        self.outbox = Outbox(self._connections.postgres)
+        self.relay = Relay(resources)
+        self._work = Work(self._connections.postgres, self._repositories, self.outbox.wakeups)
+        self._connections.before_closing += [self.relay.close, self.outbox.wakeups.close]
         self.companies = self[CompanyRepository]
         self.users = self[UserRepository]
         self.user_profiles = self[UserProfileRepository]
@@ -211,6 +217,8 @@ class MultiDB:
         is left open.
         """
         await self._connections.open()
+        if self.settings.relay:
+            self.relay.start()
 
     async def close(self) -> None:
         """Finish the calls under way, then close every connection. Idempotent; may be opened again."""
@@ -248,7 +256,9 @@ class MultiDB:
         It commits at the end of the block, and rolls back on an error, on a cancellation, and when
         `timeout` has passed before its end. Nested, it is a savepoint, and takes no options. It
         covers PostgreSQL alone: writes to MongoDB and Redis made inside happen at once, and stay
-        if it rolls back. `on_commit` of what the block gets runs a function after the commit.
+        if it rolls back. Called through what the block gets, `tx.system_logs.append(...)`, they
+        follow the commit for certain, and nothing else (`docs/outbox.md`). `tx.on_commit` runs a
+        function after the commit.
         `actor` and `request_id` stand in the audit log beside what it changes.
 
         Raises: UnavailableError if the connection breaks: during the commit, whether it
@@ -259,7 +269,7 @@ class MultiDB:
         options = Options(
             isolation=isolation, read_only=read_only, timeout=timeout, actor=actor, request_id=request_id
         )
-        return self._connections.postgres.transactions.begin(options)
+        return self._work.begin(options)
 
     async def run_transaction(
         self,
@@ -292,9 +302,7 @@ class MultiDB:
         if not inspect.signature(work).parameters:
             alone = cast(Callable[[], Awaitable[R]], work)
             with_transaction = lambda _: alone()  # noqa: E731 - the same call, with what it ignores
-        return await self._connections.postgres.transactions.run(
-            with_transaction, attempts=attempts, options=options
-        )
+        return await self._work.run(with_transaction, attempts=attempts, options=options)
 
     def mongo_transaction(self) -> AbstractAsyncContextManager[None]:
         """Begin a MongoDB transaction that every repository of documents called in this task joins.

@@ -12,9 +12,10 @@ from multidb.models.ai_processing_results import (
     NewAiProcessingResult,
 )
 from multidb.models.fields import utc_now
+from multidb.repositories.collection_effects import ResultEffects, checked_lines
 from multidb.repositories.mongo import MongoRepository
 from multidb.repositories.repository import checked_class, checked_id
-from multidb.stores.mongo.documents import decoded, encoded
+from multidb.stores.mongo.documents import Document
 
 __all__ = ["MAX_LOGS", "AiProcessingResultRepository"]
 
@@ -34,6 +35,7 @@ class AiProcessingResultRepository(
     c: ClassVar[AiProcessingResultFields]
     collection = "ai_processing_results"
     tenant = "company_id"
+    effects = ResultEffects
 
     async def record(self, new: NewAiProcessingResult) -> AiProcessingResult:
         """Store the result of a claim, and return what is stored then.
@@ -59,11 +61,12 @@ class AiProcessingResultRepository(
         operation = self._operation("log")
         checked_id(id, operation)
         company = self._company(operation)
-        added = []
-        for line in lines:
-            checked_class(AiProcessingLog, line, operation)
-            added.append(decoded(encoded(line.model_dump(), operation=operation)))
-        await self._upserted({"_id": id}, _logged(added[-MAX_LOGS:]), ("id",), operation, company)
+        await self._log(id, checked_lines(lines, operation), company)
+
+    async def _log(self, id: UUID, lines: list[Document], company: UUID | None) -> None:
+        await self._upserted(
+            {"_id": id}, _logged(lines[-MAX_LOGS:]), ("id",), self._operation("log"), company
+        )
 
 
 def _logged(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

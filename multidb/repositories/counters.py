@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from multidb.errors import DataError, StoreName
 from multidb.models.counters import EndpointCount
 from multidb.repositories.counting import Counting
+from multidb.repositories.key_effects import CounterEffects
 from multidb.repositories.repository import MAX_PAGE, Repository, Resources, page_size
 
 __all__ = ["CounterRepository"]
@@ -25,6 +26,7 @@ class CounterRepository(Repository):
 
     store: ClassVar[StoreName] = "redis"
     key = "counter:api_calls:{endpoint}:{date}"
+    effects = CounterEffects
     #: A day's endpoints by how often they were called.
     ranking = "counter:api_calls:{date}"
 
@@ -59,11 +61,7 @@ class CounterRepository(Repository):
         different counts are kept.
         """
         operation = self._operation("increment")
-        _check_endpoint(endpoint, operation)
-        if type(by) is not int or not 1 <= by <= _MAX_BY:
-            raise DataError(f"`by` must be a whole number from 1 to {_MAX_BY}", operation=operation)
-        self._counter.key({"endpoint": endpoint, "date": date.min})  # or it would fail for all who wait
-        await self._counting.add(endpoint, _today(), by, operation)
+        await self._counting.add(endpoint, self._checked(endpoint, by, operation), by, operation)
 
     async def get(self, endpoint: str, day: date) -> int:
         """Return how often `endpoint` was called on a day; 0 if never, or too long ago to be known."""
@@ -89,6 +87,14 @@ class CounterRepository(Repository):
             *("ZREVRANGE", self._ranking.key({"date": day}), 0, last, "WITHSCORES"), operation=operation
         )
         return [EndpointCount(endpoint=name.decode(), count=int(count)) for name, count in found]
+
+    def _checked(self, endpoint: str, by: int, operation: str) -> date:
+        """Return the day that calls of an endpoint count to now. Raises: DataError."""
+        _check_endpoint(endpoint, operation)
+        if type(by) is not int or not 1 <= by <= _MAX_BY:
+            raise DataError(f"`by` must be a whole number from 1 to {_MAX_BY}", operation=operation)
+        self._counter.key({"endpoint": endpoint, "date": date.min})  # or it would fail for all who wait
+        return _today()
 
     async def _range(self, endpoint: str, first: date, last: date, operation: str) -> dict[date, int]:
         _check_endpoint(endpoint, operation)

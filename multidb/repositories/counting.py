@@ -9,6 +9,7 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from contextvars import Context
 from copy import copy
@@ -67,6 +68,13 @@ class Counting:
             self._waiting.append(waiting)
             await waiting
 
+    async def add_numbered(self, endpoint: str, day: date, by: int, number: int) -> None:
+        """Store a count, unless one of this endpoint and day with this number, or a later one, was."""
+        count, day_of_all = self._commands(
+            "outbox", number, {(endpoint, day): by}, ranks=f"outbox {endpoint}"
+        )
+        await self._resources.redis.send([count, day_of_all], operation="counters.increment")
+
     def _run(self) -> None:
         loop = asyncio.get_running_loop()
         if self._task is None or self._task.done() or self._task.get_loop() is not loop:
@@ -100,17 +108,22 @@ class Counting:
     def _taken(self) -> list[Command]:
         """Return the commands that store what has been counted, which is then no more to be."""
         counted, self._counted = self._counted, Counter()
-        flush = str(next(self._numbers))
+        return self._commands(self._process, next(self._numbers), counted, ranks=self._process)
+
+    def _commands(
+        self, process: str, number: int, counted: Mapping[tuple[str, date], int], *, ranks: str
+    ) -> list[Command]:
+        flush = str(number)
         commands: list[Command] = []
         ranked: dict[date, list[str | int]] = {}
         for (endpoint, day), by in counted.items():
             key = self._counter.key({"endpoint": endpoint, "date": day})
-            added = self._process, flush, by, self._lifetime
+            added = process, flush, by, self._lifetime
             commands.append(scripted("counter_add", [key, f"{key}:flushes"], added, repeatable=True))
             ranked.setdefault(day, []).extend((endpoint, by))
         for day, pairs in ranked.items():
             key = self._ranking.key({"date": day})
-            added_to = self._process, flush, self._lifetime, *pairs
+            added_to = ranks, flush, self._lifetime, *pairs
             commands.append(scripted("counter_rank", [key, f"{key}:flushes"], added_to, repeatable=True))
         return commands
 

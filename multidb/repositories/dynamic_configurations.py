@@ -19,6 +19,7 @@ from multidb.models.dynamic_configurations import (
 )
 from multidb.models.fields import utc_now
 from multidb.models.ids import uuid7
+from multidb.repositories.collection_effects import ConfigurationEffects
 from multidb.repositories.configuration_watch import MISSING, ConfigurationWatch, decoded_value
 from multidb.repositories.mongo_reader import MongoReader
 from multidb.repositories.repository import checked_id
@@ -47,6 +48,7 @@ class DynamicConfigurationRepository(MongoReader[DynamicConfiguration]):
     collection = "dynamic_configurations"
     order_by = "key"
     tenant = "company_id"
+    effects = ConfigurationEffects
 
     @overload
     async def value(self, key: str, kind: type[T]) -> T: ...
@@ -94,12 +96,21 @@ class DynamicConfigurationRepository(MongoReader[DynamicConfiguration]):
         value has no JSON, or takes more than 100,000 bytes.
         """
         operation = self._operation("set")
+        if version is not None and (type(version) is not int or not 0 <= version < 2**63):
+            raise DataError("`version` must be a whole number from 0", operation=operation)
+        return await self._set(key, self._entry(key, value, by, operation), version)
+
+    def _entry(self, key: str, value: Any, by: str | None, operation: str) -> Document:
+        """Return a version to be, without its number. Raises: DataError."""
+        self._own(key, operation)  # which checks the key
+        return _stored(key, value, by, operation)
+
+    async def _set(self, key: str, entry: Document, version: int | None = None) -> DynamicConfiguration:
+        operation = self._operation("set")
         query = self._own(key, operation)
         if version is not None:
-            if type(version) is not int or not 0 <= version < 2**63:
-                raise DataError("`version` must be a whole number from 0", operation=operation)
             query["version"] = version
-        change = _set(_stored(key, value, by, operation))
+        change = _set(entry)
         for attempt in range(1, _TRIES + 1):
             try:
                 document = await self._resources.mongo.change_one(

@@ -13,11 +13,14 @@ from multidb.models.fields import utc_now
 from multidb.repositories.chunks import Progress
 from multidb.repositories.criteria import some
 from multidb.repositories.declaration import changes_of, check_fields, check_kept, new_of
+from multidb.repositories.document_effects import DocumentEffects
+from multidb.repositories.effects import Effects
 from multidb.repositories.mongo_reader import MongoReader
 from multidb.repositories.repository import (
     Resources,
     changed_values,
     check_fence,
+    check_version,
     checked_class,
     checked_id,
     misdeclared,
@@ -53,6 +56,8 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
     many are not together. Inside `db.tenant(...)` a document of another company is neither seen nor
     changed, and none can be added.
     """
+
+    effects: ClassVar[type[Effects[Any]] | None] = DocumentEffects
 
     #: Which fields each unique index is about, for the errors and for `upsert`.
     unique: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -159,8 +164,17 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
         company = self._company(operation)
         names = self._index(on, operation)
         document = decoded(self._new(new, operation, company))
+        return await self._upsert(document, names, new.model_fields_set - {*names, "id"}, operation, company)
+
+    async def _upsert(
+        self,
+        document: Document,
+        names: Sequence[str],
+        given: Iterable[str],
+        operation: str,
+        company: UUID | None,
+    ) -> ModelT:
         query = {stored_name(name): {"$eq": document.get(stored_name(name))} for name in names}
-        given = new.model_fields_set - {*names, "id"}
         values = {name: document.get(name) for name in given}
         change = self._change(values, operation)
         kept = {*given, *query, "updated_at", "version"}
@@ -180,9 +194,10 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
         """
         operation = self._operation("put")
         company = self._company(operation)
-        if type(version) is not int or not 1 <= version < 2**63:
-            raise DataError("`version` must be a whole number from 1", operation=operation)
-        document = decoded(self._new(new, operation, company))
+        check_version(version, operation)
+        return await self._put(decoded(self._new(new, operation, company)), version, operation, company)
+
+    async def _put(self, document: Document, version: int, operation: str, company: UUID | None) -> ModelT:
         id = document.pop("_id")
         initial = {name: document.pop(name) for name in ("created_at", *self._initial) if name in document}
         change = {
@@ -351,6 +366,15 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
         raise DataError(
             f"`on`: no unique index of `{self.collection}` is about {', '.join(names)}", operation=operation
         )
+
+    async def _update(
+        self, id: UUID, values: Mapping[str, Any], operation: str, company: UUID | None
+    ) -> ModelT:
+        """Change the given fields, by name, of the document with this id."""
+        document = await self._change_one({"_id": id}, self._change(values, operation), operation, company)
+        if document is None:
+            raise self._not_found(id, "update")
+        return self._read(document)
 
     async def _explain_miss(
         self, id: UUID, version: int | None, fence: int | None, name: str, company: UUID | None

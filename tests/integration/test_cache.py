@@ -193,7 +193,7 @@ async def test_a_savepoint_released_as_its_caller_is_cancelled_keeps_its_invalid
                 current.cancel()
         assert current is not None
         current.uncancel()
-        assert len(outer.after_commit) == 1
+        assert len(outer._transaction.after_commit) == 1
     assert (await db.users.fetch(user.id)).name == "New"
 
 
@@ -204,7 +204,7 @@ async def test_a_savepoint_rolled_back_forgets_its_invalidation(db: MultiDB, use
             async with db.transaction():
                 await db.users.update(user.id, name="Never")
                 raise KeyError
-        assert outer.after_commit == []
+        assert outer._transaction.after_commit == []
     assert (await stored(db, user) or b"").startswith(b"V")
 
 

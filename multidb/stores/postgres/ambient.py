@@ -7,6 +7,7 @@ from uuid import UUID
 from asyncpg.pool import PoolConnectionProxy
 
 from multidb.stores.ambient import Ambient, Owned
+from multidb.stores.postgres.outbox import Told, write
 
 __all__ = ["AMBIENT", "TENANT_ROLE", "AfterCommit", "Connection", "OnCommit", "Transaction"]
 
@@ -51,6 +52,10 @@ class Transaction(Owned):
         self.tenant: UUID | object | None = None
         self.after_commit: list[AfterCommit] = []
         self.when_committed: list[OnCommit] = []
+        #: Whether it may write nothing.
+        self.read_only = False
+        #: What is to follow its commit on MongoDB and Redis.
+        self.told: list[Told] = []
 
     def on_commit(self, action: OnCommit) -> None:
         """Run an async function once the outermost transaction has committed, and only then.
@@ -59,6 +64,11 @@ class Transaction(Owned):
         logged: the commit has happened, and the others run all the same.
         """
         self.when_committed.append(action)
+
+    async def write_told(self) -> None:
+        """Write down what is to follow the commit, just before it."""
+        await self.see(None)
+        await write(self.connection, self.told)
 
     async def see(self, tenant: UUID | None) -> None:
         """Make the statements that follow see one company's rows only, or everybody's."""
@@ -73,6 +83,7 @@ class Transaction(Owned):
         self.undone = True
         self.after_commit.clear()
         self.when_committed.clear()
+        self.told.clear()
 
 
 AMBIENT: Ambient[Transaction] = Ambient("multidb_transaction", "postgres")

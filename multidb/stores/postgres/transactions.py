@@ -116,7 +116,7 @@ class Transactions:
         savepoint = None
         try:
             async with self.on(outer.connection, options, outer.depth + 1) as savepoint:
-                savepoint.tenant = outer.tenant
+                savepoint.tenant, savepoint.read_only = outer.tenant, outer.read_only
                 yield savepoint
         finally:
             # Also after a cancellation, which may come when the savepoint was released already
@@ -127,6 +127,7 @@ class Transactions:
                     outer.tenant = savepoint.tenant
                 outer.after_commit += savepoint.after_commit
                 outer.when_committed += savepoint.when_committed
+                outer.told += savepoint.told
 
     async def run(self, work: Callable[[Transaction], Awaitable[V]], *, attempts: int, options: Options) -> V:
         """Run `work` in a transaction, again from the start while PostgreSQL asks for that.
@@ -195,7 +196,7 @@ class Transactions:
             with translating("transaction"):
                 await complete(connection.execute(begin))
                 if depth == 0:
-                    transaction.tenant = options.tenant
+                    transaction.tenant, transaction.read_only = options.tenant, options.read_only
                 if options.actor is not None or options.request_id is not None:
                     await connection.fetch(_ACT, options.actor or "", options.request_id or "")
             token = AMBIENT.enter(transaction)
@@ -204,6 +205,9 @@ class Transactions:
                     yield transaction
             finally:
                 AMBIENT.leave(transaction, token)
+            if depth == 0 and transaction.told:
+                with translating("transaction"):
+                    await complete(transaction.write_told())
             ending = True
             with translating("transaction"):
                 await complete(send_end())

@@ -1,0 +1,109 @@
+"""The statements of the outbox's delivery, and of who looks after it.
+
+A relay holds what it delivers by row locks, in a transaction that stays open until it knows what became of
+it: when the relay dies, its locks go with its connection, and another one takes over at once. Of a stream it
+locks the first effect, and with that has the stream: nobody takes the second while the first is there.
+"""
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.types import TypeEngine
+
+from multidb.stores.postgres.statements import Statement
+
+__all__ = ["CHANNEL", "DELETE", "FAIL", "FIND", "FOLLOWERS", "HEADS", "LOOK", "RETRY", "SKIP"]
+
+#: What NOTIFY tells on.
+CHANNEL = "multidb_outbox"
+
+_NOW = "clock_timestamp()"
+_TYPES: dict[str, TypeEngine[Any]] = {
+    **dict.fromkeys(("limit", "window", "floor", "bytes", "after"), sa.BigInteger()),
+    **dict.fromkeys(("id",), sa.Uuid()),
+    **dict.fromkeys(("ids",), sa.ARRAY(sa.Uuid(), dimensions=1)),
+    **dict.fromkeys(("errors", "known", "streams"), sa.ARRAY(sa.Text())),
+    "delays": sa.ARRAY(sa.Interval()),
+    "deaths": sa.ARRAY(sa.Boolean()),
+    "dead": sa.Boolean(),
+    "store": sa.Text(),
+}
+
+
+def _statement(sql: str) -> Statement:
+    text = sa.text(sql)
+    names = text._bindparams  # noqa: SLF001 - SQLAlchemy tells the names of a text's parameters nowhere else
+    return Statement(text.bindparams(*(sa.bindparam(name, None, type_=_TYPES[name]) for name in names)))
+
+
+# --- delivery
+
+_FIELDS = "o.id, o.version, o.effect, o.payload, o.document, o.stream, o.tenant, o.created_at, o.attempts"
+_LOOKED_AT = """
+    SELECT version FROM outbox
+    WHERE store = :store AND dead_at IS NULL AND version > :floor ORDER BY version LIMIT :window
+"""
+
+#: The first effects of as many streams, of those that are looked at, and as many that are in no stream:
+#: what waits behind others must not be read with each claim. No more of them than so many bytes, or one.
+HEADS = _statement(
+    f"""
+    WITH looked AS MATERIALIZED ({_LOOKED_AT}),
+    heads AS MATERIALIZED (
+      SELECT o.id, o.version, octet_length(o.document) AS size
+      FROM looked JOIN outbox o ON o.version = looked.version
+      WHERE o.store = :store AND o.dead_at IS NULL AND o.due_at <= {_NOW} AND o.effect = ANY (:known)
+        AND (o.stream IS NULL OR NOT EXISTS (
+          SELECT FROM outbox p WHERE p.store = :store AND p.stream = o.stream AND p.version < o.version))
+      ORDER BY o.version LIMIT :limit FOR UPDATE OF o SKIP LOCKED),
+    sized AS (
+      SELECT id, sum(coalesce(size, 0)) OVER (ORDER BY version) - coalesce(size, 0) AS before FROM heads)
+    SELECT {_FIELDS} FROM sized JOIN outbox o ON o.id = sized.id
+    WHERE sized.before < :bytes ORDER BY o.version
+    """
+)
+#: What follows them in their streams. A later statement than that: it must see what was committed since.
+FOLLOWERS = _statement(
+    f"""
+    WITH following AS MATERIALIZED (
+      SELECT o.id, o.version, octet_length(o.document) AS size
+      FROM unnest(:streams) AS s (stream) CROSS JOIN LATERAL (
+        SELECT p.id, p.version, p.document FROM outbox p
+        WHERE p.store = :store AND p.stream = s.stream ORDER BY p.version LIMIT :window) o
+      ORDER BY o.version LIMIT :limit),
+    sized AS (
+      SELECT id, sum(coalesce(size, 0)) OVER (ORDER BY version) - coalesce(size, 0) AS before
+      FROM following)
+    SELECT {_FIELDS}, o.dead_at IS NULL AND o.due_at <= {_NOW} AND o.effect = ANY (:known) AS due
+    FROM sized JOIN outbox o ON o.id = sized.id
+    WHERE sized.before < :bytes ORDER BY o.version
+    """
+)
+#: Where those end that are looked at, if there are as many.
+LOOK = _statement(f"SELECT max(version) AS last, count(*) AS n FROM ({_LOOKED_AT}) AS looked")
+DELETE = _statement("DELETE FROM outbox WHERE id = ANY (:ids)")
+FAIL = _statement(
+    f"""
+    UPDATE outbox o SET attempts = o.attempts + 1, error = e.error,
+      due_at = {_NOW} + e.delay, dead_at = CASE WHEN e.dead THEN {_NOW} END
+    FROM unnest(:ids, :errors, :delays, :deaths) AS e (id, error, delay, dead) WHERE o.id = e.id
+    """
+)
+
+# --- looking after it
+
+FIND = _statement(
+    """
+    SELECT id, version, store, effect, payload, octet_length(document) AS document_size, stream, tenant,
+      created_at, due_at, attempts, error, dead_at
+    FROM outbox WHERE version > :after AND (NOT :dead OR attempts > 0 AND dead_at IS NOT NULL)
+    ORDER BY version LIMIT :limit
+    """
+)
+_CHOSEN = "(id = :id OR :id IS NULL AND attempts > 0 AND dead_at IS NOT NULL)"
+RETRY = _statement(
+    f"""
+    UPDATE outbox SET attempts = 0, due_at = {_NOW}, dead_at = NULL WHERE {_CHOSEN} RETURNING store
+    """
+)
+SKIP = _statement("DELETE FROM outbox WHERE id = :id RETURNING store")

@@ -1,0 +1,329 @@
+"""`Relay`: has the effects that commits have promised, on MongoDB and Redis, in order and until they are had.
+
+Each store has a lane of its own, so that one which is away keeps nothing from the other. A lane takes a batch
+(`outbox_statements.py` says how it is held), has its effects, removes those from the outbox, and commits. A
+relay that dies in between has some of them had again, by whoever takes them next: that changes nothing, for
+every effect is harmless to repeat (`effects.py`). So any number of relays may run.
+
+An effect that fails is tried again after a while, and what follows it in its stream waits. It is given up,
+dead, after `Settings.relay_attempts`, or at once where its error says that trying again is in vain. While a
+store is away nothing fails: its lane waits for it.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from contextvars import Context
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, NamedTuple, get_args
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from multidb.errors import DataError, MultiDBError, NotOpenError, UnavailableError
+from multidb.repositories import outbox_statements as sql
+from multidb.repositories.effects import Delivery, Effect
+from multidb.repositories.repository import Repository, Resources
+from multidb.stores.completion import complete
+from multidb.stores.postgres.engine import Record
+from multidb.stores.postgres.listening import Listening
+from multidb.stores.postgres.outbox import Target
+from multidb.stores.scope import EVERYBODY, Scope
+
+__all__ = ["Relay"]
+
+_log = logging.getLogger("multidb.relay")
+
+#: Effects a batch, and about how many bytes of their documents.
+_BATCH = 500
+_BYTES = 16_000_000
+#: How many are looked at for those that can be delivered now.
+_WINDOW = 5 * _BATCH
+#: For so many seconds a lane goes on behind what it has delivered, where the dead entries of all that lie.
+_NARROW = 1.0
+_POLL = 1.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+#: Before what failed is tried again: doubled each time.
+_FIRST_DELAY, _LONGEST_DELAY = timedelta(seconds=0.5), timedelta(minutes=5)
+_LONGEST_ERROR = 2000
+
+
+class Relay:
+    """Delivers until it is told to stop. While PostgreSQL or a store is away it waits for it."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._woken: dict[Target, asyncio.Event] = {}
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Deliver until `stop()`, or until cancelled: either way, what has begun ends. May be run again."""
+        self.start()
+        task = self._task
+        assert task is not None
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self.stop()
+            await complete(self.close())
+            raise
+
+    def start(self) -> None:
+        """Deliver in the background. Idempotent."""
+        if self._task is None or self._task.done() or self._task.get_loop() is not asyncio.get_running_loop():
+            self._stopping = asyncio.Event()
+            # In an empty context: it is part of nobody's transaction.
+            self._task = asyncio.get_running_loop().create_task(self._run(), context=Context())
+
+    def stop(self) -> None:
+        """Begin no more, and return from `run` once what has begun has ended. Idempotent."""
+        self._stopping.set()
+        for event in self._woken.values():
+            event.set()
+
+    async def close(self) -> None:
+        """Stop, and return once what has begun has ended."""
+        self.stop()
+        task, self._task = self._task, None
+        if task is not None and task.get_loop() is asyncio.get_running_loop():
+            await asyncio.wait([task])
+
+    async def _run(self) -> None:
+        stores: tuple[Target, ...] = get_args(Target)
+        self._woken = {store: asyncio.Event() for store in stores}
+        loop = asyncio.get_running_loop()
+        async with Listening(self._resources.postgres, sql.CHANNEL, self._heard):
+            lanes = [
+                Lane(self._resources, store, self._woken[store], self._stopping, self._kinds(store))
+                for store in stores
+            ]
+            await asyncio.wait([loop.create_task(lane.run()) for lane in lanes])
+
+    def _kinds(self, store: Target) -> "Kinds":
+        """Return every effect on a store, by its name in the outbox. Of others, other relays may know."""
+        return {
+            f"{repository.entity()}.{name}": (repository, effect)
+            for repository in self._resources.repositories.values()
+            if repository.effects is not None and repository.effects.store == store
+            for name, effect in repository.effects.kinds.items()
+        }
+
+    def _heard(self, payload: str | None) -> None:
+        for store, event in self._woken.items():
+            if payload in {None, store}:
+                event.set()
+
+
+Kinds = Mapping[str, tuple[Repository, Effect[Any, Any]]]
+
+
+class Failure(NamedTuple):
+    row: Record
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What became of a batch."""
+
+    had: list[UUID]
+    failed: list[Failure]
+    #: Whether there may be more to deliver at once.
+    more: bool
+    #: What says that the store is away, if it is.
+    away: MultiDBError | None = None
+
+
+class Lane:
+    """Delivers to one store."""
+
+    def __init__(
+        self,
+        resources: Resources,
+        store: Target,
+        woken: asyncio.Event,
+        stopping: asyncio.Event,
+        kinds: Kinds,
+    ) -> None:
+        self._resources = resources
+        self._postgres = resources.postgres
+        self._store = store
+        self._woken = woken
+        self._stopping = stopping
+        self._kinds = kinds
+        #: What is looked at begins behind this version, and until when that holds.
+        self._floor = 0
+        self._floor_until = 0.0
+
+    async def run(self) -> None:
+        """Deliver until the relay stops."""
+        pause = _FIRST_PAUSE
+        while not self._stopping.is_set():
+            self._woken.clear()
+            nap = _POLL * random.uniform(0.8, 1.2)  # noqa: S311 - it spreads, and is no secret
+            try:
+                batch = await complete(self._deliver())
+                away: MultiDBError | None = batch.away
+            except NotOpenError:
+                return
+            except MultiDBError as error:
+                away = error
+            except Exception:  # whatever it is, the others must not wait for ever
+                _log.exception("a batch of effects on %s failed, and is tried again", self._store)
+                away = UnavailableError("it failed")
+            else:
+                if away is None:
+                    pause = _FIRST_PAUSE
+                    if not batch.more:
+                        await self._nap(self._woken, nap)
+                    continue
+            _log.warning("effects on %s wait, and are tried again: %s", self._store, away)
+            # What is told meanwhile would find the store as it is.
+            await self._nap(self._stopping, pause * random.uniform(0.5, 1))  # noqa: S311 - as above
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    @staticmethod
+    async def _nap(event: asyncio.Event, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await event.wait()
+
+    async def _deliver(self) -> Batch:
+        """Take a batch, have its effects, and write down what became of them, all in one transaction."""
+        async with self._postgres.transactions.begin():
+            heads = await self._fetch(sql.HEADS, self._claim(), "claim")
+            if not heads:
+                return Batch([], [], more=await self._look_further())
+            runs = await self._runs(heads)
+            batch = await self._have(runs, full=len(heads) == _BATCH)
+            await self._settle(batch)
+        self._reach(heads, batch)
+        return batch
+
+    def _claim(self) -> dict[str, Any]:
+        if self._floor and asyncio.get_running_loop().time() > self._floor_until:
+            self._floor = 0
+        return {
+            "store": self._store,
+            "floor": self._floor,
+            "window": _WINDOW,
+            "limit": _BATCH,
+            "bytes": _BYTES,
+            "known": list(self._kinds),
+        }
+
+    async def _look_further(self) -> bool:
+        """Go on behind what was looked at, where nothing can be delivered now; tell whether there is more."""
+        (seen,) = await self._fetch(sql.LOOK, self._claim(), "look")
+        full = bool(seen["n"] == _WINDOW)
+        # Once through, and then it waits: what is not due now will be, or will be told of.
+        self._floor = seen["last"] if full else 0
+        self._floor_until = asyncio.get_running_loop().time() + _NARROW
+        return full
+
+    def _reach(self, heads: Sequence[Record], batch: Batch) -> None:
+        now = asyncio.get_running_loop().time()
+        if len(heads) == _BATCH and not batch.failed:
+            if not self._floor:
+                self._floor_until = now + _NARROW
+            self._floor = max(self._floor, heads[0]["version"] - 1)
+        else:
+            self._floor = 0
+
+    async def _runs(self, heads: Sequence[Record]) -> list[list[Record]]:
+        """Return what is to be had one after the other: an effect, and what follows it in its stream."""
+        streams = {row["stream"]: [row] for row in heads if row["stream"] is not None}
+        runs = [[row] for row in heads if row["stream"] is None]
+        if streams:
+            values = {
+                **self._claim(),
+                "streams": list(streams),
+                "limit": len(streams) + _BATCH,
+                "window": _BATCH,
+            }
+            stopped: set[str] = set()
+            for row in await self._fetch(sql.FOLLOWERS, values, "claim"):
+                run = streams[row["stream"]]
+                if not row["due"]:
+                    stopped.add(row["stream"])
+                if row["version"] > run[0]["version"] and row["stream"] not in stopped:
+                    run.append(row)
+        return [*runs, *streams.values()]
+
+    async def _have(self, runs: Sequence[Sequence[Record]], *, full: bool) -> Batch:
+        """Have the effects: runs beside each other, and each in order up to the first that fails."""
+        had: list[UUID] = []
+        failed: list[Failure] = []
+
+        async def have(run: Sequence[Record]) -> None:
+            for row in run:
+                try:
+                    await self._have_one(row)
+                except Exception as error:  # of an effect, whose own it is
+                    failed.append(Failure(row, error))
+                    return
+                had.append(row["id"])
+
+        loop = asyncio.get_running_loop()
+        # In empty contexts: the transaction that holds them is not theirs.
+        await asyncio.wait([loop.create_task(have(run), context=Context()) for run in runs])
+        away = [each.error for each in failed if isinstance(each.error, UnavailableError | NotOpenError)]
+        if away and len(away) == len(failed) and not had:
+            # It is not theirs that they failed.
+            first = away[0]
+            return Batch([], [], more=False, away=first)
+        return Batch(had, failed, more=full or any(len(run) > 1 for run in runs))
+
+    async def _have_one(self, row: Record) -> None:
+        repository, effect = self._kinds[row["effect"]]
+        try:
+            payload = effect.payload.model_validate(row["payload"], strict=False)
+        except ValidationError as error:
+            raise DataError(
+                "what was written down of it is not what this effect has", operation=row["effect"]
+            ) from error
+        delivery = Delivery(payload, row["version"], row["stream"], row["created_at"], row["document"])
+        with Scope(row["tenant"] or EVERYBODY):
+            await effect.apply(repository, delivery)
+
+    async def _settle(self, batch: Batch) -> None:
+        if batch.had:
+            await self._fetch(sql.DELETE, {"ids": batch.had}, "delivered")
+        if batch.failed:
+            dead = [self._is_dead(each) for each in batch.failed]
+            for each, given_up in zip(batch.failed, dead, strict=True):
+                word = "was given up" if given_up else "failed, and will be tried again"
+                _log.warning(
+                    "effect %s (%s) %s: %s", each.row["id"], each.row["effect"], word, _text(each.error)
+                )
+            values = {
+                "ids": [each.row["id"] for each in batch.failed],
+                "errors": [_text(each.error) for each in batch.failed],
+                "delays": [_delay(each.row["attempts"]) for each in batch.failed],
+                "deaths": dead,
+            }
+            await self._fetch(sql.FAIL, values, "failed")
+
+    def _is_dead(self, failure: Failure) -> bool:
+        if failure.row["attempts"] + 1 >= self._resources.settings.relay_attempts:
+            return True
+        return isinstance(failure.error, MultiDBError) and not failure.error.retryable
+
+    async def _fetch(self, statement: Any, values: Mapping[str, Any], name: str) -> list[Record]:
+        return await self._postgres.fetch(statement, values, operation=f"outbox.{name}")
+
+
+def _delay(attempts: int) -> timedelta:
+    """Return how long what has failed so often before waits now."""
+    longest = min(_FIRST_DELAY * (1 << min(attempts, 20)), _LONGEST_DELAY)
+    return longest * random.uniform(0.5, 1)  # noqa: S311 - it spreads, and is no secret
+
+
+def _text(error: Exception) -> str:
+    """Return what is said of an error: of ours its words, which hold nothing secret; of others the class."""
+    text = str(error) if isinstance(error, MultiDBError) else type(error).__name__
+    return text.replace("\0", "").encode("utf-8", "backslashreplace").decode()[:_LONGEST_ERROR]
