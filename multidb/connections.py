@@ -20,7 +20,7 @@ from multidb.stores.postgres.outbox_stats import outbox_stats
 from multidb.stores.redis.client import RedisStore
 from multidb.stores.store import Store
 
-__all__ = ["ConnectionManager", "check"]
+__all__ = ["ConnectionManager", "check", "waiting"]
 
 _log = logging.getLogger("multidb.connections")
 
@@ -105,7 +105,7 @@ class ConnectionManager:
         """Ask every store how it does, all at once, within `Settings.health_timeout`. Never raises."""
         async with asyncio.TaskGroup() as group:
             redis, mongo, postgres = (group.create_task(self._ask(store)) for store in self._stores)
-            outbox = group.create_task(self._ask_outbox())
+            outbox = group.create_task(self.ask_outbox())
         answers = {"postgres": postgres.result(), "mongo": mongo.result(), "redis": redis.result()}
         ok = all(each.ok or not each.required for each in answers.values())
         return Health(ok=ok, outbox=outbox.result(), **answers)
@@ -140,7 +140,8 @@ class ConnectionManager:
             return None
         return error
 
-    async def _ask_outbox(self) -> tuple[OutboxStats, ...] | None:
+    async def ask_outbox(self) -> tuple[OutboxStats, ...] | None:
+        """Return what of the outbox waits for each store; None if PostgreSQL does not tell. Never raises."""
         try:
             async with asyncio.timeout(self.settings.health_timeout.total_seconds()):
                 return tuple(await outbox_stats(self.postgres))
@@ -183,6 +184,18 @@ async def check(settings: Settings) -> Health:
             except MultiDBError as error:
                 _log.warning("%s: %s", store.name, error)
         return await manager.health()
+    finally:
+        await complete(manager.close())
+
+
+async def waiting(settings: Settings) -> tuple[OutboxStats, ...] | None:
+    """Return what of the outbox waits for each store; None if PostgreSQL does not tell. Never raises."""
+    manager = ConnectionManager(settings)
+    try:
+        await manager.postgres.open()
+        return await manager.ask_outbox()
+    except MultiDBError:
+        return None
     finally:
         await complete(manager.close())
 

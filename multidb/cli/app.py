@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from multidb.cli import inspection, lifecycle, partitions, schema, schemas, shell
+from multidb.cli import inspection, lifecycle, outbox, partitions, schema, schemas, shell
 from multidb.cli.output import show_error
 from multidb.errors import MultiDBError
 
@@ -29,6 +29,7 @@ for command in (
     schema.init,
     schema.migrate,
     partitions.partitions,
+    outbox.relay,
     inspection.routes,
     inspection.logs,
     shell.shell,
@@ -36,6 +37,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(schemas.schemas)
+app.add_typer(outbox.outbox)
 
 
 def run() -> None:

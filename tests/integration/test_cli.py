@@ -12,9 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from multidb.cli.app import app
+from multidb.models.ids import uuid7
 from multidb.ops import migrations
 from multidb.stack import SERVERS, EmbeddedStack
 from multidb.stack.addresses import URL_OF, password_of
+
+from .schema_changes import execute
 
 #: Outside settings must not reach the commands, nor the commands outside servers.
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("MULTIDB_", "PG"))}
@@ -121,6 +124,7 @@ class TestStatus:
             {"name": each.name, "state": "running", "pid": each.pid, "port": each.port, "log_tail": []}
             for each in multidb.stack.status()
         ]
+        shown.pop("outbox", None)  # there where the schema is
         assert code == 0
         assert shown == {"backend": "embedded", "services": expected, "ok": True}
         lines = multidb("status").stdout.splitlines()
@@ -178,6 +182,30 @@ class TestHealth:
         assert code == 1
         assert not report["redis"]["ok"]
         assert report["postgres"]["ok"]
+
+
+class TestOutbox:
+    def test_what_was_given_up_is_shown_skipped_and_delivered(self, multidb: Command) -> None:
+        settings = multidb.stack.settings()
+        migrations.upgrade(settings)
+        dead, known = str(uuid7()), str(uuid7())
+        for id, effect in ((dead, "no.such"), (known, "document_metadata.delete")):
+            execute(
+                settings,
+                "INSERT INTO outbox (id, store, effect, payload, stream, attempts, error, dead_at) VALUES"
+                f" ('{id}', 'mongo', '{effect}', '{json.dumps({'id': id})}', 'd/7', 7, 'it failed', now())",
+            )
+        assert "2 dead" in multidb("status").stdout
+        assert multidb.json("health")[1]["outbox"][0]["dead"] == 2
+        shown = multidb.json("outbox", "list", "--dead")[1]
+        assert [(each["id"], each["error"]) for each in shown] == [(dead, "it failed"), (known, "it failed")]
+        assert multidb("outbox", "skip", dead).returncode == 0
+        refused = multidb("outbox", "retry", dead)
+        assert (refused.returncode, "no effect with the id" in refused.stderr) == (1, True)
+        assert multidb("outbox", "retry").stdout == "1 to be delivered again.\n"
+        assert "document_metadata.delete" in multidb("outbox", "list").stdout
+        wrong = multidb("relay", "json:loads")
+        assert (wrong.returncode, "is no MultiDB" in wrong.stderr) == (1, True)
 
 
 class TestSchemas:
