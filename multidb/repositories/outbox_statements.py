@@ -44,39 +44,39 @@ _LOOKED_AT = """
     WHERE store = :store AND dead_at IS NULL AND version > :floor ORDER BY version LIMIT :window
 """
 
+#: Those of them whose documents have no more than so many bytes together, or one.
+_FITTING = """
+    SELECT * FROM (
+      SELECT *, sum(coalesce(octet_length(document), 0)) OVER (ORDER BY version)
+        - coalesce(octet_length(document), 0) AS before FROM chosen) AS sized
+    WHERE before < :bytes ORDER BY version
+"""
+
 #: The first effects of as many streams, of those that are looked at, and as many that are in no stream:
-#: what waits behind others must not be read with each claim. No more of them than so many bytes, or one.
+#: what waits behind others must not be read with each claim.
 HEADS = _statement(
     f"""
-    WITH looked AS MATERIALIZED ({_LOOKED_AT}),
-    heads AS MATERIALIZED (
-      SELECT o.id, o.version, octet_length(o.document) AS size
-      FROM looked JOIN outbox o ON o.version = looked.version
-      WHERE o.store = :store AND o.dead_at IS NULL AND o.due_at <= {_NOW} AND o.effect = ANY (:known)
+    WITH chosen AS MATERIALIZED (
+      SELECT {_FIELDS} FROM outbox o
+      WHERE o.store = :store AND o.dead_at IS NULL AND o.version > :floor
+        AND o.version <= (SELECT max(version) FROM ({_LOOKED_AT}) AS looked)
+        AND o.due_at <= {_NOW} AND o.effect = ANY (:known)
         AND (o.stream IS NULL OR NOT EXISTS (
           SELECT FROM outbox p WHERE p.store = :store AND p.stream = o.stream AND p.version < o.version))
-      ORDER BY o.version LIMIT :limit FOR UPDATE OF o SKIP LOCKED),
-    sized AS (
-      SELECT id, sum(coalesce(size, 0)) OVER (ORDER BY version) - coalesce(size, 0) AS before FROM heads)
-    SELECT {_FIELDS} FROM sized JOIN outbox o ON o.id = sized.id
-    WHERE sized.before < :bytes ORDER BY o.version
+      ORDER BY o.version LIMIT :limit FOR UPDATE OF o SKIP LOCKED)
+    {_FITTING}
     """
 )
 #: What follows them in their streams. A later statement than that: it must see what was committed since.
 FOLLOWERS = _statement(
     f"""
-    WITH following AS MATERIALIZED (
-      SELECT o.id, o.version, octet_length(o.document) AS size
+    WITH chosen AS MATERIALIZED (
+      SELECT {_FIELDS}, o.dead_at IS NULL AND o.due_at <= {_NOW} AND o.effect = ANY (:known) AS due
       FROM unnest(:streams) AS s (stream) CROSS JOIN LATERAL (
-        SELECT p.id, p.version, p.document FROM outbox p
+        SELECT * FROM outbox p
         WHERE p.store = :store AND p.stream = s.stream ORDER BY p.version LIMIT :window) o
-      ORDER BY o.version LIMIT :limit),
-    sized AS (
-      SELECT id, sum(coalesce(size, 0)) OVER (ORDER BY version) - coalesce(size, 0) AS before
-      FROM following)
-    SELECT {_FIELDS}, o.dead_at IS NULL AND o.due_at <= {_NOW} AND o.effect = ANY (:known) AS due
-    FROM sized JOIN outbox o ON o.id = sized.id
-    WHERE sized.before < :bytes ORDER BY o.version
+      ORDER BY o.version LIMIT :limit)
+    {_FITTING}
     """
 )
 #: Where those end that are looked at, if there are as many.

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from benchmarks import analytics, mongo, postgres, reads, redis
+from benchmarks import analytics, mongo, outbox, postgres, reads, redis
 from benchmarks.run import Sizes
 from multidb.settings import Settings
 
@@ -60,3 +60,10 @@ async def test_redis_is_measured(
     printed = capsys.readouterr().out
     assert printed.count("| redis-py |") == 3 * len(redis.TASKS)
     assert printed.count("| redis-py GET |") == len(redis.TASKS)
+
+
+@pytest.mark.mongo
+async def test_the_outbox_is_measured(multidb_settings: Settings):
+    lines = await outbox.measure(multidb_settings, outbox.Sizes(effects=20, rounds=1, delays=3, commits=2))
+    assert sum(line.startswith("## ") for line in lines) == 3
+    assert len(lines) == 1 + 3 * 5 + len(outbox.KINDS) + 1 + 3
