@@ -1,7 +1,8 @@
 """PostgreSQL, MongoDB and Redis as one typed, async data layer."""
 
 from multidb.cache.decorator import cached
-from multidb.cache.policy import CachePolicy
+from multidb.cache.family import CacheMetrics
+from multidb.cache.policy import CacheOptions, CachePolicy
 from multidb.client import MultiDB
 from multidb.errors import (
     AlreadyExistsError,
@@ -97,6 +98,7 @@ from multidb.models import (
     Page,
     PoolUsage,
     PresenceEvent,
+    Prologue,
     QueueStats,
     Quota,
     Rate,
@@ -137,6 +139,7 @@ from multidb.repositories.redaction import Redact, Redactor
 from multidb.repositories.relations import BelongsTo, HasMany, HasOne, Relation, Through
 from multidb.repositories.unit_of_work import Transaction
 from multidb.settings import Settings
+from multidb.worker import Discard, Handlers, Run, Snooze, Worker
 
 __all__ = [
     "PERSONAL",
@@ -153,6 +156,8 @@ __all__ = [
     "AuditLog",
     "Backoff",
     "BelongsTo",
+    "CacheMetrics",
+    "CacheOptions",
     "CachePolicy",
     "CalendarEvent",
     "CalendarEventChanges",
@@ -169,6 +174,7 @@ __all__ = [
     "ConstraintError",
     "DataError",
     "Decision",
+    "Discard",
     "Document",
     "DocumentChanges",
     "DocumentMatch",
@@ -186,6 +192,7 @@ __all__ = [
     "FormChanges",
     "FormSubmission",
     "FunnelStep",
+    "Handlers",
     "HasMany",
     "HasOne",
     "Health",
@@ -235,6 +242,7 @@ __all__ = [
     "PoolUsage",
     "PostgresRepository",
     "PresenceEvent",
+    "Prologue",
     "QueueStats",
     "Quota",
     "Rate",
@@ -249,8 +257,10 @@ __all__ = [
     "RequestWindow",
     "Row",
     "RowFields",
+    "Run",
     "Session",
     "Settings",
+    "Snooze",
     "StoreError",
     "StoreHealth",
     "StoreTimeoutError",
@@ -275,6 +285,7 @@ __all__ = [
     "UtcDatetime",
     "VersionedDocument",
     "VersionedFields",
+    "Worker",
     "cached",
     "uuid7",
 ]

@@ -9,11 +9,15 @@ from types import TracebackType
 from typing import ParamSpec, Self, TypeVar, cast
 from uuid import UUID
 
+from typing_extensions import Unpack
+
 from multidb.cache.aside import CacheAside, uncached
 from multidb.cache.decorator import CachedFunction, Declaration
+from multidb.cache.policy import CacheOptions, CachePolicy
 from multidb.connections import ConnectionManager
 from multidb.errors import ConfigurationError, DataError
 from multidb.models.health import Health
+from multidb.models.prologue import Prologue
 from multidb.registry import BUILT_IN, route_all
 from multidb.repositories.ai_processing_results import AiProcessingResultRepository
 from multidb.repositories.api_request_logs import ApiRequestLogRepository
@@ -32,12 +36,11 @@ from multidb.repositories.kanban_boards import KanbanBoardRepository
 from multidb.repositories.kanban_cards import KanbanCardRepository
 from multidb.repositories.kanban_columns import KanbanColumnRepository
 from multidb.repositories.locks import LockRepository
-from multidb.repositories.outbox import Outbox
 from multidb.repositories.presence import PresenceRepository
-from multidb.repositories.rate_limits import RateLimitRepository
+from multidb.repositories.prologue import Requests
+from multidb.repositories.rate_limits import RateLimitRepository, Rates
 from multidb.repositories.realtime_events import RealtimeEventRepository
 from multidb.repositories.redaction import Redact, Redactor
-from multidb.repositories.relay import Relay
 from multidb.repositories.repository import Repository, Resources
 from multidb.repositories.sessions import SessionRepository
 from multidb.repositories.system_logs import SystemLogRepository
@@ -117,9 +120,9 @@ class MultiDB:
     ) -> None:
         self.settings = Settings() if settings is None else settings
         self._connections = ConnectionManager(self.settings)
-        self._cache = CacheAside(
-            self._connections.redis, self._connections.postgres, lease=self.settings.cache_lease
-        )
+        #: What is cached: its metrics, and the tags.
+        self.cache = CacheAside(self._connections.redis, self._connections.postgres, self.settings)
+        self._connections.before_closing.append(self.cache.close)
         self.routes = route_all([*BUILT_IN, *repositories])
         self._repositories: dict[type[Repository], Repository] = {}
         resources = Resources(
@@ -127,7 +130,7 @@ class MultiDB:
             postgres=self._connections.postgres,
             mongo=self._connections.mongo,
             redis=self._connections.redis,
-            cache=self._cache,
+            cache=self.cache,
             cursors=CursorCodec(self.settings.derive_key("cursor")),
             redact=redact or Redactor(self.settings.redacted_keys),
             before_closing=self._connections.before_closing,
@@ -135,38 +138,11 @@ class MultiDB:
         )
         for each in (*BUILT_IN, *repositories):
             self._repositories[each] = each(resources)
-        self.outbox = Outbox(self._connections.postgres)
-        self.relay = Relay(resources)
-        self._work = Work(self._connections.postgres, self._repositories, self.outbox.wakeups)
-        self._connections.before_closing += [self.relay.close, self.outbox.wakeups.close]
-        self.companies = self[CompanyRepository]
-        self.users = self[UserRepository]
-        self.user_profiles = self[UserProfileRepository]
-        self.company_users = self[CompanyUserRepository]
-        self.user_sessions = self[UserSessionRepository]
-        self.documents = self[DocumentRepository]
-        self.jobs = self[JobRepository]
-        self.forms = self[FormRepository]
-        self.calendar_events = self[CalendarEventRepository]
-        self.kanban_boards = self[KanbanBoardRepository]
-        self.kanban_columns = self[KanbanColumnRepository]
-        self.kanban_cards = self[KanbanCardRepository]
-        self.audit_logs = self[AuditLogRepository]
-        self.system_logs = self[SystemLogRepository]
-        self.user_activity_logs = self[UserActivityLogRepository]
-        self.api_request_logs = self[ApiRequestLogRepository]
-        self.usage_analytics = self[UsageAnalyticsRepository]
-        self.document_metadata = self[DocumentMetadataRepository]
-        self.ai_processing_results = self[AiProcessingResultRepository]
-        self.form_submissions = self[FormSubmissionRepository]
-        self.dynamic_configurations = self[DynamicConfigurationRepository]
-        self.realtime_events = self[RealtimeEventRepository]
-        self.sessions = self[SessionRepository]
-        self.rate_limits = self[RateLimitRepository]
-        self.presence = self[PresenceRepository]
-        self.uploads = self[UploadRepository]
-        self.locks = self[LockRepository]
-        self.counters = self[CounterRepository]
+        self._work = Work(resources)
+        self.outbox, self.relay = self._work.outbox, self._work.relay
+        for each in BUILT_IN:
+            setattr(self, each.entity(), self._repositories[each])
+        self._requests = Requests(resources)
 
     def __getitem__(self, repository: type[RepositoryT]) -> RepositoryT:
         """Return the repository of this class."""
@@ -240,6 +216,27 @@ class MultiDB:
         """
         return await self._connections.health()
 
+    # --- how a request begins
+
+    async def request(
+        self, token: str, endpoint: str, *, rate: Rates | None = None, cost: int = 1
+    ) -> Prologue:
+        """Check a token and touch its session, hold the request to its limits, and count it.
+
+        In one round trip to Redis, and atomic: `session, decision = await db.request(...)`. Where the
+        token opens no session, both are None and nothing has happened. Where a limit refuses, the
+        session was used and its user is there, in `presence` with the session's id as device; the
+        request is not counted. Else it counts for the limits, `cost` against each, and for
+        `counters`, behind the caller's back: stored within a second, and lost if the process is killed
+        before. `rate` is one rate or several; without it there is no limit and no decision.
+
+        Raises: UnavailableError if Redis cannot be reached, whatever the outage policy, for then
+        nobody knows whose request it is; DataError. Not idempotent.
+        Source: Redis `session:user:{user_id}`, `rate_limit:user:{user_id}:{endpoint}`,
+        `realtime:user:{user_id}:presence`, `counter:api_calls:{endpoint}:{date}`.
+        """
+        return await self._requests.begin(token, endpoint, rate, cost)
+
     # --- one unit of work
 
     def transaction(
@@ -257,8 +254,7 @@ class MultiDB:
         `timeout` has passed before its end. Nested, it is a savepoint, and takes no options. It
         covers PostgreSQL alone: writes to MongoDB and Redis made inside happen at once, and stay
         if it rolls back. Called through what the block gets, `tx.system_logs.append(...)`, they
-        follow the commit for certain, and nothing else (`docs/outbox.md`). `tx.on_commit` runs a
-        function after the commit.
+        follow the commit for certain (`docs/outbox.md`). `tx.on_commit` runs a function after it.
         `actor` and `request_id` stand in the audit log beside what it changes.
 
         Raises: UnavailableError if the connection breaks: during the commit, whether it
@@ -356,24 +352,29 @@ class MultiDB:
     # --- the cache
 
     def cached(
-        self, key: str, *, ttl: timedelta
+        self, key: str, *, ttl: timedelta, tags: Sequence[str] = (), **options: Unpack[CacheOptions]
     ) -> Callable[[Callable[P, Awaitable[R]]], CachedFunction[P, R]]:
         """Keep what an async function returns in Redis, at `key`, for `ttl`.
 
         `key` names parameters of the function in braces: `"cache:user:{user_id}"`. The return
         annotation decides how values are stored: pydantic models, dataclasses, TypedDicts,
-        builtins and containers of them. None is not stored. While Redis is away, and inside
-        `transaction()` and `uncached()`, the function itself is called.
+        builtins and containers of them. Calls that meet share one call of the function, also those
+        of other processes. While Redis is away, and inside a transaction and `uncached()`, the
+        function itself is called.
 
-        The result is called like the function, and has `.invalidate(...)` with the same
-        parameters. May be used before the database is open.
+        `tags` are keys too: `db.cache.invalidate_tag` forgets all that bears one. What `options`
+        there are, `CacheOptions` says.
 
-        Raises: ConfigurationError, when decorating, for a key, a ttl or an annotation that
+        The result is called like the function, and has `.invalidate`, `.refresh` and `.peek` with the
+        same parameters, and `.many(ids)`. May be used before the database is open.
+
+        Raises: ConfigurationError, when decorating, for a key, an option or an annotation that
         does not fit.
         """
+        policy = CachePolicy(key, ttl, **options)
 
         def decorate(function: Callable[P, Awaitable[R]]) -> CachedFunction[P, R]:
-            return CachedFunction(Declaration(function, key, ttl), function, self._cache)
+            return CachedFunction(Declaration(function, policy, tags), function, self.cache)
 
         return decorate
 

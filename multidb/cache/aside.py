@@ -1,33 +1,23 @@
-"""The lease protocol: nothing loaded before an invalidation survives it.
-
-An entry holds nothing, a value (`V…`) or a lease (`L…`). Who finds nothing takes a lease, a token
-nobody else has, loads the value, and stores it only if the lease still stands. To invalidate is
-to delete the entry, value or lease alike, after the change is committed.
-
-So a fill that succeeds after an invalidation holds a lease taken after it, and loaded its value
-after it too, from a database that had the change. A fill whose load began before finds its lease
-gone. Losing an entry to eviction or expiry only costs a load. Who finds someone else's lease loads
-for itself and stores nothing.
-
-A deletion that does not reach Redis is remembered and made before the next read, so that this
-process serves no old value.
-
-What this form does not cover, and `ARCHITECTURE.md` names: a process that dies between COMMIT and
-the deletion; a Redis that is away at that moment, for the other processes; a write that the server
-commits after its connection was lost. Each leaves the old value until it expires.
-"""
+"""Reads through Redis, and what changes them. `LEASES.md` beside this file has the protocol."""
 
 import logging
-import secrets
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from contextvars import ContextVar
-from datetime import timedelta
 from typing import Any, TypeVar
 
 from multidb.cache.codec import Codec
-from multidb.errors import DataError, MultiDBError, NotOpenError
+from multidb.cache.entry import Held
+from multidb.cache.family import CacheMetrics, Family
+from multidb.cache.flights import Flights
+from multidb.cache.leases import NOTHING, Entry, Leases
+from multidb.cache.marks import Marks
+from multidb.cache.policy import CachePolicy
+from multidb.errors import MultiDBError, NotOpenError
+from multidb.settings import Settings
 from multidb.stores.completion import complete
+from multidb.stores.mongo.ambient import AMBIENT as MONGO
+from multidb.stores.postgres.ambient import AMBIENT as POSTGRES
 from multidb.stores.postgres.engine import PostgresStore
 from multidb.stores.redis.client import RedisStore
 from multidb.stores.redis.keys import KeyPattern
@@ -36,10 +26,7 @@ from multidb.stores.redis.outage import Outage
 __all__ = ["CacheAside", "uncached"]
 
 T = TypeVar("T")
-
-_VALUE = b"V"
-_MAX_OWED = 10_000
-_LEASE = "L"
+K = TypeVar("K", bound=Hashable)
 
 _log = logging.getLogger("multidb.cache")
 
@@ -50,134 +37,175 @@ _uncached: ContextVar[bool] = ContextVar("multidb_uncached", default=False)
 class CacheAside:
     """Reads through Redis. A Redis that is away costs speed, never an answer.
 
-    Inside `db.transaction()` reads go to the store, which alone knows what the transaction wrote,
-    and fill nothing; invalidations wait for the commit.
+    Inside a transaction reads go to the store, which alone knows what the transaction wrote, and
+    fill nothing; what it changes is marked around its commit.
     """
 
-    def __init__(self, redis: RedisStore, postgres: PostgresStore, *, lease: timedelta) -> None:
+    def __init__(self, redis: RedisStore, postgres: PostgresStore, settings: Settings) -> None:
         self._redis = redis
         self._postgres = postgres
-        self._lease_ms = _milliseconds(lease)
-        self._unstorable: set[str] = set()
-        #: Entries that are to be deleted as soon as Redis answers, the oldest first.
-        self._owed: dict[str, None] = {}
+        self._settings = settings
+        #: What is cached, by what declares it.
+        self._families: dict[object, Family] = {}
+        self._flights = Flights()
         self.outage = Outage(_log, "reads go to the store")
+        self._leases = Leases(redis, self.outage, settings)
+        self._marks = Marks(
+            redis,
+            self.outage,
+            # A write may wait for a connection and then for its answer, after its mark was waited for.
+            lifetime=2 * settings.postgres_timeout + settings.redis_timeout,
+        )
 
     @property
     def bypassed(self) -> bool:
         """Whether a read made here goes to the store: inside `uncached()` or a transaction."""
-        return _uncached.get() or self._postgres.transactions.current() is not None
+        return _uncached.get() or POSTGRES.is_on or MONGO.is_on
 
     def pattern(self, key: str) -> KeyPattern:
         """Return the key pattern of entries, with the prefix of the settings in front."""
         return self._redis.pattern(key)
 
-    async def get(
-        self, key: str, codec: Codec, load: Callable[[], Awaitable[T]], *, ttl: timedelta, operation: str
-    ) -> T:
-        """Return the value at `key`, else what `load` returns, which is then stored for `ttl`.
+    def family(self, declared: object, policy: CachePolicy, codec: Codec, operation: str) -> Family:
+        """Return the family of what is declared: one, however often it is asked for."""
+        if declared not in self._families:
+            self._families[declared] = Family(policy, codec, operation)
+        return self._families[declared]
 
-        None is returned but not stored, and so is what would not come back from its bytes as it
-        is: that is logged. What `load` raises is raised, and nothing is stored.
+    @property
+    def metrics(self) -> dict[str, CacheMetrics]:
+        """What has become of the calls here, by key pattern; of several of one pattern, the last's."""
+        return {family.policy.key: family.metrics for family in self._families.values()}
+
+    # --- reading
+
+    async def get(self, entry: Entry, load: Callable[[], Awaitable[T]], *, scope: Hashable = None) -> T:
+        """Return the value of an entry, else what `load` returns, which is then stored.
+
+        Calls that meet share one load, also those of other processes; only those of one `scope`,
+        where it decides what is loaded. What would not come back from its bytes as it is, is
+        returned and not stored: that is logged. What `load` raises is raised, and nothing is stored.
         """
-        if self.bypassed:
+        seen = await self._look(entry)
+        if seen is None:
             return await load()
+        family = entry.family
+        value = self._leases.value(entry, seen)
+        found: T = self._leases.decoded(entry, value)
+        if value is not None and found is not NOTHING:
+            family.metrics.hits += 1
+            if family.is_due(value):
+                slot = ("early", entry.key, scope)
+                self._flights.begin(slot, lambda _: self._leases.refresh_early(entry, load, seen))
+            return found
+        family.metrics.misses += 1
+        shared: T = await self._flights.share(
+            (entry.key, scope),
+            seen,
+            lambda flight: self._leases.fly(flight, entry, load, seen.held),
+            family.decode,
+        )
+        return shared
+
+    async def get_many(
+        self, entries: Mapping[K, Entry], load: Callable[[Sequence[K]], Awaitable[Mapping[K, T]]]
+    ) -> dict[K, T]:
+        """Return the values of entries, without tags and all of one family, by what stands for each.
+
+        One look at all of them, and one load of those that are not there. What `load` leaves out has
+        no value. No load under way is waited for.
+        """
+        if not entries:
+            return {}
+        seen = None if self.bypassed else await self._look_at_all(entries)
+        if seen is None:
+            return dict(await load(list(entries)))
+        found: dict[K, T] = {}
+        missing: dict[K, tuple[Entry, bytes | None]] = {}
+        for (each, entry), held in zip(entries.items(), seen, strict=True):
+            value = self._leases.decoded(entry, self._leases.value(entry, held))
+            if value is NOTHING or entry.key in self._marks.owed:
+                missing[each] = entry, held.held
+            else:
+                found[each] = value
+        metrics = next(iter(entries.values())).family.metrics
+        metrics.hits += len(found)
+        metrics.misses += len(missing)
+        if missing:
+            found.update(await self._leases.load_many(missing, load))
+        return {each: found[each] for each in entries if each in found}
+
+    async def peek(self, entry: Entry) -> object:
+        """Return the value of an entry if it is there, else None. Nothing is loaded or stored."""
+        seen = await self._look(entry)
+        found = NOTHING if seen is None else self._leases.decoded(entry, self._leases.value(entry, seen))
+        return None if found is NOTHING else found
+
+    async def refresh(self, entry: Entry, load: Callable[[], Awaitable[T]]) -> T:
+        """Load the value of an entry whatever it holds, store it, and return it."""
+        if self._goes_to_the_store(entry):
+            return await load()
+        refreshed: T = await self._leases.refresh(entry, load)
+        return refreshed
+
+    # --- what has changed
+
+    async def invalidate(self, keys: Collection[str]) -> None:
+        """Forget entries whose values have changed: now, or inside a transaction around its commit.
+
+        Outside a transaction await it after the write. Raises: NotOpenError, and nothing else: what
+        is committed must not fail any more.
+        """
+        _ = self._redis.opened
+        transaction = self._postgres.transactions.current()
+        if transaction is not None:
+            transaction.change(self._marks, keys)
+        else:
+            with self._postgres.under_way:
+                await complete(self._marks.take_back(keys))
+
+    async def invalidate_tag(self, tag: str, **values: Any) -> None:
+        """Forget all results that bear this tag: now, or by the commit of the ambient transaction.
+
+        `await db.cache.invalidate_tag("cache:company:{company_id}", company_id=id)`.
+        """
+        await self.invalidate([self.pattern(tag).key(values)])
+
+    def changing(self, keys: Collection[str]) -> AbstractAsyncContextManager[None]:
+        """Return what is to stand around a statement that changes the values of these entries."""
+        return self._postgres.transactions.changing(self._marks, keys)
+
+    # --- how
+
+    async def close(self) -> None:
+        """Finish the loads under way, and try once more what is owed to Redis."""
+        await self._flights.close(self._settings.close_timeout.total_seconds())
+        await self._marks.close()
+
+    def _goes_to_the_store(self, entry: Entry) -> bool:
+        owed = self._marks.owed
+        return self.bypassed or (bool(owed) and any(key in owed for key in (entry.key, *entry.tags)))
+
+    async def _look(self, entry: Entry) -> Held | None:
+        """Return what an entry holds, or None if the cache is not to be asked, or cannot be."""
+        if self._goes_to_the_store(entry):
+            return None
         try:
-            if self._owed:
-                await self._settle(operation)
-            held = await self._redis.get(key, operation=operation)
-            self.outage.over()
-            if held is not None and held.startswith(_VALUE):
-                try:
-                    value: T = codec.decode(held[1:])
-                except ValueError:
-                    pass
-                else:
-                    return value
-            lease = await self._take_lease(key, held, operation)
+            return await self._leases.look(entry)
         except NotOpenError:
             raise
         except MultiDBError as error:
             self.outage.began(error)
-            return await load()
-        if lease is None:
-            return await load()
-        return await self._load_under(lease, key, codec, load, ttl, operation)
-
-    async def invalidate(self, keys: Sequence[str], *, operation: str) -> None:
-        """Delete entries whose values have changed, once the change is committed.
-
-        Outside a transaction that is now, so await this after the write. Raises: NotOpenError,
-        and nothing else: what is committed must not fail any more.
-        """
-        _ = self._redis.opened
-
-        async def delete() -> None:
-            try:
-                await self._redis.delete(keys, operation=operation)
-                self.outage.over()
-            except MultiDBError as error:
-                self.outage.began(error)
-                self._owed.update(dict.fromkeys(keys))
-                while len(self._owed) > _MAX_OWED:
-                    self._owed.pop(next(iter(self._owed)))
-
-        await self._postgres.transactions.after_commit(delete)
-
-    async def _settle(self, operation: str) -> None:
-        """Delete the entries whose invalidation did not reach Redis; until then read none at all."""
-        owed = list(self._owed)
-        await self._redis.delete(owed, operation=operation)
-        for key in owed:
-            self._owed.pop(key, None)
-
-    async def _take_lease(self, key: str, held: bytes | None, operation: str) -> str | None:
-        if held is not None and not held.startswith(_VALUE):
             return None
-        lease = _LEASE + secrets.token_hex(16)
-        taken = await self._redis.run(
-            "cache_lease", [key], [lease, self._lease_ms, held or b""], operation=operation
-        )
-        return lease if taken else None
 
-    async def _load_under(
-        self,
-        lease: str,
-        key: str,
-        codec: Codec,
-        load: Callable[[], Awaitable[T]],
-        ttl: timedelta,
-        operation: str,
-    ) -> T:
-        stored = b""
+    async def _look_at_all(self, entries: Mapping[K, Entry]) -> list[Held] | None:
         try:
-            value = await load()
-            stored = self._encoded(value, codec, operation)
-        finally:
-            # Also after an error or a cancellation: with nothing to store, the lease is given back.
-            await complete(self._fill(key, lease, stored, ttl, operation))
-        return value
-
-    def _encoded(self, value: Any, codec: Codec, operation: str) -> bytes:
-        """Return what to store for `value`; nothing for None, and for what would come back changed."""
-        if value is None:
-            return b""
-        try:
-            return _VALUE + codec.encode(value)
-        except DataError as error:
-            # The caller gets its value all the same: a cache must not make a call fail.
-            if operation not in self._unstorable:
-                self._unstorable.add(operation)
-                _log.warning("%s: not cached: %s", operation, error)
-            return b""
-
-    async def _fill(self, key: str, lease: str, stored: bytes, ttl: timedelta, operation: str) -> None:
-        try:
-            await self._redis.run(
-                "cache_fill", [key], [lease, stored, _milliseconds(ttl)], operation=operation
-            )
+            return await self._leases.look_at_all(list(entries.values()))
+        except NotOpenError:
+            raise
         except MultiDBError as error:
             self.outage.began(error)
+            return None
 
 
 @contextmanager
@@ -190,7 +218,3 @@ def uncached() -> Iterator[None]:
         # A generator may be closed in another context than it ran in: the block stays open there.
         with suppress(ValueError):
             _uncached.reset(token)
-
-
-def _milliseconds(duration: timedelta) -> int:
-    return max(1, int(duration.total_seconds() * 1000))

@@ -1,14 +1,54 @@
-"""How an entity is cached."""
+"""How something is cached."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import timedelta
 
-__all__ = ["CachePolicy"]
+from typing_extensions import TypedDict
+
+from multidb.errors import ConfigurationError
+
+__all__ = ["CacheOptions", "CachePolicy"]
+
+
+class CacheOptions(TypedDict, total=False):
+    """What may be said of how something is cached, besides its key and its ttl."""
+
+    #: By how much of it the ttl may be shortened at random, lest many entries expire at one moment; 0.1.
+    jitter: float
+    #: How eagerly an entry that is read is loaded anew before it expires, in the background: 1, 0 for never.
+    early_refresh: float
+    #: How long past its ttl an old value is served while its loader fails with an error that may pass, if
+    #: nothing was invalidated; zero.
+    stale_if_error: timedelta
+    #: For how long None is kept; None for not at all, as it is.
+    negative_ttl: timedelta | None
 
 
 @dataclass(frozen=True, slots=True)
 class CachePolicy:
-    """Keeps what `get` returns at `key`, whose one name in braces is the id, for `ttl`."""
+    """Keeps what `get` returns at `key`, whose one name in braces is the id, for `ttl`.
+
+    The other fields are those of `CacheOptions`.
+    """
 
     key: str
     ttl: timedelta
+    _: KW_ONLY
+    jitter: float = 0.1
+    early_refresh: float = 1.0
+    stale_if_error: timedelta = timedelta(0)
+    negative_ttl: timedelta | None = None
+
+    def check(self, owner: str) -> None:
+        """Raise: ConfigurationError for a value that is out of bounds."""
+        zero = timedelta(0)
+        if self.ttl <= zero:
+            raise ConfigurationError(f"{owner}: `ttl` must be more than zero")
+        if self.negative_ttl is not None and self.negative_ttl <= zero:
+            raise ConfigurationError(f"{owner}: `negative_ttl` must be more than zero, or None")
+        if self.stale_if_error < zero:
+            raise ConfigurationError(f"{owner}: `stale_if_error` must be zero or more")
+        if not 0 <= self.jitter < 1:
+            raise ConfigurationError(f"{owner}: `jitter` must be at least 0 and less than 1")
+        if self.early_refresh < 0:
+            raise ConfigurationError(f"{owner}: `early_refresh` must be 0 or more")

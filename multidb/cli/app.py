@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from multidb.cli import inspection, lifecycle, outbox, partitions, schema, schemas, shell
+from multidb.cli import inspection, jobs, lifecycle, outbox, partitions, schema, schemas, shell, worker
 from multidb.cli.output import show_error
 from multidb.errors import MultiDBError
 
@@ -33,10 +33,12 @@ for command in (
     inspection.routes,
     inspection.logs,
     shell.shell,
+    worker.worker,
     lifecycle.clean,
 ):
     app.command()(command)
 app.add_typer(schemas.schemas)
+app.add_typer(jobs.jobs)
 app.add_typer(outbox.outbox)
 
 

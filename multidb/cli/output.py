@@ -1,16 +1,18 @@
 """How the commands speak: tables, and steps as they are done. Results go to stdout, steps to stderr."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from multidb.stack.protocol import Progress
 
-__all__ = ["progress", "show_error", "show_table", "style_of"]
+__all__ = ["progress", "show_error", "show_live", "show_table", "style_of"]
 
 _STYLES = {"running": "green", "ok": "green", "crashed": "red", "down": "red", "planned": "dim"}
 
@@ -29,10 +31,25 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             print("  ".join(cells).rstrip())
         return
+    console.print(_ruled(header, rows))
+
+
+def _ruled(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(*header)
     for row in rows:
         table.add_row(*(Text(cell, style=style_of(cell)) for cell in row))
-    console.print(table)
+    return table
+
+
+@contextmanager
+def show_live(header: Sequence[str]) -> Iterator[Callable[[Sequence[Sequence[str]]], None]]:
+    """Yield what shows rows under a header in the place of those before: one below the other elsewhere."""
+    console = Console()
+    if not console.is_terminal:
+        yield partial(show_table, header)
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        yield lambda rows: live.update(_ruled(header, rows), refresh=True)
 
 
 @contextmanager

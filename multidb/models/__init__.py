@@ -48,6 +48,7 @@ from multidb.models.kanban import (
 from multidb.models.outbox import OutboxStats, UndeliveredEffect
 from multidb.models.page import Page
 from multidb.models.presence import PresenceEvent
+from multidb.models.prologue import Prologue
 from multidb.models.rate_limits import Decision, Quota, Rate
 from multidb.models.realtime_events import RealtimeEvent
 from multidb.models.sessions import Session
@@ -134,6 +135,7 @@ __all__ = [
     "Page",
     "PoolUsage",
     "PresenceEvent",
+    "Prologue",
     "QueueStats",
     "Quota",
     "Rate",

@@ -1,5 +1,6 @@
 """The field types that models share."""
 
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from pydantic import AfterValidator, AwareDatetime, StringConstraints
 __all__ = [
     "PERSONAL",
     "SECRET",
+    "TO_MILLISECONDS",
     "TO_UTC",
     "UNCHANGED",
     "Device",
@@ -32,7 +34,7 @@ def _to_milliseconds(value: datetime) -> datetime:
 
 def utc_now() -> datetime:
     """Return the present moment, aware and in UTC, at the millisecond MongoDB keeps."""
-    return _to_milliseconds(datetime.now(UTC))
+    return datetime.fromtimestamp(time.time_ns() // 1_000_000 / 1000, UTC)
 
 
 def _to_utc(value: datetime) -> datetime:
@@ -43,11 +45,12 @@ def _to_utc(value: datetime) -> datetime:
 
 
 TO_UTC = AfterValidator(_to_utc)
+TO_MILLISECONDS = AfterValidator(_to_milliseconds)
 
 #: An aware datetime; kept and returned in UTC.
 UtcDatetime = Annotated[AwareDatetime, TO_UTC]
 #: The same, cut to the millisecond, which is what MongoDB keeps of it.
-UtcMilliseconds = Annotated[UtcDatetime, AfterValidator(_to_milliseconds)]
+UtcMilliseconds = Annotated[UtcDatetime, TO_MILLISECONDS]
 
 #: One address: something before and after one `@`, no blanks. Whether mail arrives there only
 #: a mail can tell.

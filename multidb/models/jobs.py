@@ -155,7 +155,8 @@ class Backoff(Model):
         # Of an attempt whose delay is past the longest anyway, the power might be no number.
         growth = self.factor ** min(attempt - 1, 64)
         seconds = min(self.first.total_seconds() * growth, self.longest.total_seconds())
-        return timedelta(seconds=seconds * random.uniform(1 - self.jitter, 1 + self.jitter))  # noqa: S311 - it spreads, and is no secret
+        spread = random.uniform(1 - self.jitter, 1 + self.jitter)  # noqa: S311 - no secret
+        return min(timedelta(seconds=seconds * spread), timedelta(days=366))
 
 
 class Heartbeat(NamedTuple):

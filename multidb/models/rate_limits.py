@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from multidb.errors import DataError
 
@@ -60,8 +60,7 @@ class Rate:
         return f'"{self.name or f"{self.limit}/{self.per.total_seconds():g}s"}"'
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+class Quota(NamedTuple):
     """What is left of one rate."""
 
     rate: Rate
@@ -73,8 +72,7 @@ class Quota:
     reset_after: timedelta
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """Whether a call was admitted, and what is left.
 
     Over several rates, `remaining` is the least and the times are the longest.

@@ -1,17 +1,20 @@
 """Counters: how often each endpoint was called, a day. Redis `counter:api_calls:{endpoint}:{date}`."""
 
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from multidb.errors import DataError, StoreName
 from multidb.models.counters import EndpointCount
 from multidb.repositories.counting import Counting
 from multidb.repositories.key_effects import CounterEffects
 from multidb.repositories.repository import MAX_PAGE, Repository, Resources, page_size
+from multidb.repositories.usage_analytics import UsageAnalyticsRepository
 
 __all__ = ["CounterRepository"]
 
 _MAX_LENGTH = 500
+#: So long is what MongoDB takes added up.
+_LATEST = timedelta(days=29)
 _MAX_BY = 10**12
 
 
@@ -61,7 +64,9 @@ class CounterRepository(Repository):
         different counts are kept.
         """
         operation = self._operation("increment")
-        await self._counting.add(endpoint, self._checked(endpoint, by, operation), by, operation)
+        day = self._checked(endpoint, by, operation)
+        self._counting.check(endpoint, day, operation)
+        await self._counting.add(endpoint, day, by)
 
     async def get(self, endpoint: str, day: date) -> int:
         """Return how often `endpoint` was called on a day; 0 if never, or too long ago to be known."""
@@ -88,6 +93,42 @@ class CounterRepository(Repository):
         )
         return [EndpointCount(endpoint=name.decode(), count=int(count)) for name, count in found]
 
+    async def rollup(self, day: date) -> int:
+        """Take a day's counts into `usage_analytics`, metric `api_calls` by `endpoint`; return how many.
+
+        `db.usage_analytics.rollup()` adds them up with all else. Idempotent, and safe at any time and in
+        any process: what was taken of the day before is replaced, never added to. So take today's
+        every so often, and yesterday's once more. A thousand endpoints a round trip.
+
+        Raises: DataError unless `day` is one of the last 29 or today; UnavailableError if Redis or
+        MongoDB cannot be reached.
+        Source: Redis `counter:api_calls:{date}`, MongoDB `usage_analytics`.
+        """
+        operation = self._operation("rollup")
+        _check_day("day", day, operation)
+        if not timedelta(0) <= _today() - day <= _LATEST:
+            raise DataError(f"`day` must be one of the last {_LATEST.days}, or today", operation=operation)
+        usage = cast(UsageAnalyticsRepository, self._resources.repositories[UsageAnalyticsRepository])
+        key = self._ranking.key({"date": day})
+        taken = 0
+        while True:
+            found: list[Any] = await self._redis.execute(
+                *("ZRANGE", key, taken, taken + MAX_PAGE - 1, "WITHSCORES"), operation=operation
+            )
+            totals = {name.decode(): int(count) for name, count in found}
+            await usage._keep_totals(  # noqa: SLF001 - one of our own
+                "api_calls", totals, of="endpoint", day=day, operation=operation
+            )
+            taken += len(found)
+            if len(found) < MAX_PAGE:
+                return taken
+
+    def _countable(self, endpoint: str, operation: str) -> date:
+        """Return today if calls of `endpoint` may be counted now. Raises: as `increment`."""
+        day = self._checked(endpoint, 1, operation)
+        self._counting.check(endpoint, day, operation)
+        return day
+
     def _checked(self, endpoint: str, by: int, operation: str) -> date:
         """Return the day that calls of an endpoint count to now. Raises: DataError."""
         _check_endpoint(endpoint, operation)
@@ -95,6 +136,10 @@ class CounterRepository(Repository):
             raise DataError(f"`by` must be a whole number from 1 to {_MAX_BY}", operation=operation)
         self._counter.key({"endpoint": endpoint, "date": date.min})  # or it would fail for all who wait
         return _today()
+
+    def _note(self, endpoint: str, day: date) -> None:
+        """Count a call, stored within a second. What is counted when the process is killed, is lost."""
+        self._counting.note(endpoint, day)
 
     async def _range(self, endpoint: str, first: date, last: date, operation: str) -> dict[date, int]:
         _check_endpoint(endpoint, operation)

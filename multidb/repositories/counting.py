@@ -28,7 +28,8 @@ _log = logging.getLogger("multidb.counters")
 
 #: Seconds until a flush is sent again.
 _PAUSE = 0.5
-
+#: Seconds for which counts wait that nobody waits for.
+_INTERVAL = 0.5
 
 #: How many different counts are kept while Redis is away.
 _MOST_KEPT = 100_000
@@ -52,21 +53,34 @@ class Counting:
         #: The flush that is under way, or to be sent again.
         self._flush: list[Command] = []
         self._task: asyncio.Task[None] | None = None
+        #: Flushes what was noted.
+        self._later: asyncio.TimerHandle | None = None
         self._closing = asyncio.Event()
         self._outage = Outage(_log, "counts are kept and stored later")
         resources.before_closing.append(self._drain)
 
-    async def add(self, endpoint: str, day: date, by: int, operation: str) -> None:
+    async def add(self, endpoint: str, day: date, by: int) -> None:
         """Count, and return once it is stored; while Redis is away, at once."""
-        _ = self._resources.redis.opened
-        if self._outage.is_on and len(self._counted) >= _MOST_KEPT and (endpoint, day) not in self._counted:
-            raise UnavailableError("Redis is away, and too much is counted already", operation=operation)
         self._counted[endpoint, day] += by
         self._run()
         if not self._outage.is_on:
             waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(waiting)
             await waiting
+
+    def note(self, endpoint: str, day: date) -> None:
+        """Count one, and have it stored within a second, with all that is counted until then."""
+        self._counted[endpoint, day] += 1
+        loop = asyncio.get_running_loop()
+        # One that is overdue was to run on an event loop that is gone.
+        if self._later is None or self._later.when() < loop.time() - _INTERVAL:
+            self._later = loop.call_later(_INTERVAL, self._run)
+
+    def check(self, endpoint: str, day: date, operation: str) -> None:
+        """Raise: NotOpenError; UnavailableError if Redis is away and there is no room."""
+        _ = self._resources.redis.opened
+        if self._outage.is_on and len(self._counted) >= _MOST_KEPT and (endpoint, day) not in self._counted:
+            raise UnavailableError("Redis is away, and too much is counted already", operation=operation)
 
     async def add_numbered(self, endpoint: str, day: date, by: int, number: int) -> None:
         """Store a count, unless one of this endpoint and day with this number, or a later one, was."""
@@ -77,6 +91,9 @@ class Counting:
 
     def _run(self) -> None:
         loop = asyncio.get_running_loop()
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         if self._task is None or self._task.done() or self._task.get_loop() is not loop:
             # In an empty context, for it is part of nobody's call.
             self._task = loop.create_task(self._store_all(), context=Context())
@@ -130,6 +147,9 @@ class Counting:
     async def _drain(self) -> None:
         """Store what is left, within `Settings.close_timeout`."""
         self._closing.set()
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         if self._flush or self._counted:
             self._run()
         if self._task is not None:

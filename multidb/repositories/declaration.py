@@ -84,8 +84,12 @@ def check_cache(owner: type, policy: CachePolicy) -> None:
         raise misdeclared(owner, str(error)) from None
     if len(fields) != 1:
         raise misdeclared(owner, f"the key {policy.key!r} must name the id in braces, and nothing else")
-    if policy.ttl <= timedelta(0):
-        raise misdeclared(owner, "the ttl of its cache must be more than zero")
+    try:
+        policy.check("its cache")
+    except ConfigurationError as error:
+        raise misdeclared(owner, str(error)) from None
+    if policy.negative_ttl is not None:
+        raise misdeclared(owner, "its cache: an absent row is not kept, so there is no `negative_ttl`")
 
 
 def check_documents(owner: type, model: type[BaseModel]) -> None:

@@ -25,6 +25,14 @@ from multidb.errors import (
 )
 from multidb.models.jobs import Backoff, Heartbeat, Job, JobChanges, JobFields, NewJob
 from multidb.repositories import job_statements as sql
+from multidb.repositories.job_endings import (
+    Ending,
+    Told,
+    checked_delay,
+    checked_lease,
+    checked_share,
+    error_text,
+)
 from multidb.repositories.job_wakeups import Wakeups
 from multidb.repositories.postgres import PostgresRepository
 from multidb.repositories.relations import BelongsTo
@@ -32,10 +40,8 @@ from multidb.repositories.repository import Resources, checked_class, known_valu
 from multidb.stores.postgres import tables
 from multidb.stores.postgres.engine import Record
 
-__all__ = ["JobClaims", "error_text"]
+__all__ = ["JobClaims"]
 
-_SHORTEST, _LONGEST = timedelta(milliseconds=100), timedelta(days=1)
-_LONGEST_ERROR = 10_000
 #: For so many seconds claims may pass by jobs that were due before those claimed last.
 _NARROW = 1.0
 #: How many lost jobs are looked after in a statement.
@@ -59,6 +65,8 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         self._wakeups = Wakeups(resources.postgres)
         resources.before_closing.append(self._wakeups.close)
         self._fenced = resources.postgres.batcher(self._end_one, self._end_several)
+        #: The queues that were seen to have limits: where a job ends, another may begin.
+        self._limited: set[str] = set()
         #: By queue and company, when the last job that was claimed was due, and until when that holds.
         self._reached: dict[tuple[str, UUID | None], tuple[datetime, float]] = {}
 
@@ -93,12 +101,16 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         values: dict[str, Any] = {
             **known_values(Job, {"queue": queue, "worker": worker}, operation),
             "limit": page_size(limit, operation),
-            "lease_for": _checked_lease(lease, operation),
+            "lease_for": checked_lease(lease, operation),
             "company": company,
         }
         rows = await self._claimed(values, fair=fair)
-        if not rows and await self._fetch(sql.LIMITS, values, operation):
-            rows = await self._claimed_within_limits(values, fair=fair)
+        if not rows:
+            if await self._fetch(sql.LIMITS, values, operation):
+                self._limited.add(queue)
+                rows = await self._claimed_within_limits(values, fair=fair)
+            else:
+                self._limited.discard(queue)
         jobs = list(map(self._read, rows))
         return sorted(jobs, key=lambda job: (job.priority, job.run_at, job.id))
 
@@ -197,7 +209,7 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         Raises: DataError; ConflictError if the claim is over.
         """
         operation = self._operation("progress")
-        await self._held(job, operation, _Call(job, {"shares": _checked_share(share, operation)}), "progress")
+        await self._held(job, operation, Told(job, checked_share(share, operation)))
 
     async def complete(self, job: Job, result: Mapping[str, Any] | BaseModel | None = None) -> None:
         """Finish a claimed job; the result is stored with it. Harmless to repeat.
@@ -208,8 +220,8 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         stored = result.model_dump(mode="json") if isinstance(result, BaseModel) else result
         if stored is not None and not isinstance(stored, Mapping):
             raise DataError(f"`result` must be a mapping, not {type(stored).__name__}", operation=operation)
-        call = _Call(job, _ending("completed", results=None if stored is None else dict(stored)))
-        await self._held(job, operation, call, "end")
+        given = None if stored is None else dict(stored)
+        await self._held(job, operation, Ending(job, "completed", result=given))
 
     async def fail(
         self,
@@ -228,11 +240,10 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         Raises: ConflictError if the claim is over; DataError.
         """
         operation = self._operation("fail")
-        self._check_claimed(job, operation)
-        delay = _checked_delay(Backoff().delay(job.attempt) if retry_in is None else retry_in, operation)
-        outcome = "failed" if final else "retried"
-        call = _Call(job, _ending(outcome, errors=error_text(error), delays=delay))
-        await self._held(job, operation, call, "end")
+        checked_class(Job, job, operation)
+        delay = checked_delay(Backoff().delay(job.attempt) if retry_in is None else retry_in, operation)
+        ending = Ending(job, "failed" if final else "retried", error=error_text(error), delay=delay)
+        await self._held(job, operation, ending)
 
     async def snooze(self, job: Job, delay: timedelta) -> None:
         """Put a claimed job back for `delay`; it counts as no attempt.
@@ -240,30 +251,45 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         Raises: ConflictError if the claim is over; DataError.
         """
         operation = self._operation("snooze")
-        call = _Call(job, _ending("put back", delays=_checked_delay(delay, operation)))
-        await self._held(job, operation, call, "end")
+        await self._held(job, operation, Ending(job, "put back", delay=checked_delay(delay, operation)))
 
     async def release(self, job: Job) -> None:
         """Put a claimed job back, for another worker to take at once; it counts as no attempt.
 
         Raises: ConflictError if the claim is over.
         """
-        await self._held(job, self._operation("release"), _Call(job, _ending("put back")), "end")
+        await self._held(job, self._operation("release"), Ending(job, "put back"))
+
+    async def finish(self, endings: Sequence["Ending"]) -> frozenset[UUID]:
+        """Say of many claimed jobs how they ended, in one statement; return those whose claim was over.
+
+        What a worker calls, for the jobs it has finished meanwhile. An ending that was stored before
+        comes back as over too.
+
+        Raises: UnavailableError; then it is not known which are stored.
+        """
+        operation = self._operation("finish")
+        for ending in endings:
+            self._check_claimed(ending.job, operation)
+        if not endings:
+            return frozenset()
+        return frozenset(ending.job.id for ending in endings) - await self._end(endings)
 
     async def _cancel_claimed(self, job: Job, operation: str) -> None:
-        await self._held(job, operation, _Call(job, _ending("cancelled", errors=job.error)), "end")
+        await self._held(job, operation, Ending(job, "cancelled", error=job.error))
 
-    async def _held(self, job: Job, operation: str, call: "_Call", kind: str) -> None:
+    async def _held(self, job: Job, operation: str, call: "Ending | Told") -> None:
         """Make a call under a claim. Raises: ConflictError if the claim is over."""
         self._check_claimed(job, operation)
         if self._resources.postgres.transactions.current() is not None:
-            done = await self._end_one(call, kind)
+            done = await self._end_one(call, None)
         else:
-            done = bool(await self._fenced.get(call, kind))
+            done = bool(await self._fenced.get(call, type(call).__name__))
         if done:
             return
         now = await self._fetch(sql.NOW, {"id": job.id}, operation)
-        if now and call.outcome == now[0]["state"] == "completed" and now[0]["lease"] == job.lease:
+        completed = isinstance(call, Ending) and call.outcome == "completed"
+        if now and completed and now[0]["state"] == "completed" and now[0]["lease"] == job.lease:
             return  # it was done, and only the answer lost
         raise ConflictError(
             f"the claim on Job {job.id} is over: its lease was {job.lease}, and "
@@ -279,12 +305,14 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         if job.state != "running" or job.lease_until is None or job.started_at is None:
             raise DataError("`job` must be one that `claim` gave", operation=operation)
 
-    async def _end_one(self, call: "_Call", kind: str) -> bool:
-        return call.job.id in await self._end([call], kind)
+    async def _end_one(self, call: "Ending | Told", _: object) -> bool:
+        return call.job.id in await self._end([call])
 
-    async def _end_several(self, calls: Sequence["_Call"], kind: str) -> dict["_Call", bool | Exception]:
+    async def _end_several(
+        self, calls: Sequence["Ending | Told"], kind: object
+    ) -> dict["Ending | Told", bool | Exception]:
         try:
-            done = await self._end(calls, kind)
+            done = await self._end(calls)
         except (UnavailableError, NotOpenError):
             raise  # whether it was done is not known, of none of them
         except MultiDBError as error:
@@ -298,20 +326,34 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
             }
         return {call: call.job.id in done for call in calls}
 
-    async def _end(self, calls: Sequence["_Call"], kind: str) -> set[UUID]:
+    async def _end(self, calls: Sequence["Ending | Told"]) -> set[UUID]:
+        """Make calls of one kind in one statement; return the jobs whose claim stood."""
         given: dict[str, list[Any]] = {
             "ids": [call.job.id for call in calls],
             "leases": [call.job.lease for call in calls],
-            **{name: [call.values[name] for call in calls] for name in calls[0].values},
         }
-        rows = await self._fetch(sql.END if kind == "end" else sql.PROGRESS, given, f"jobs.{kind}")
-        if kind == "end":
+        if isinstance(calls[0], Told):
+            given["shares"] = [call.share for call in calls if isinstance(call, Told)]
+            rows = await self._fetch(sql.PROGRESS, given, "jobs.progress")
+        else:
+            ends = [call for call in calls if isinstance(call, Ending)]
+            given["outcomes"] = [end.outcome for end in ends]
+            given["errors"] = [end.error for end in ends]
+            given["results"] = [end.result for end in ends]
+            given["delays"] = [end.delay for end in ends]
+            rows = await self._fetch(sql.END, given, "jobs.finish")
             await self._follow(rows)
         return {row["id"] for row in rows}
 
     async def _follow(self, rows: Sequence[Record]) -> None:
         """Do what follows from a change: wake those who may take the jobs, bring on what waited for them."""
-        self._wakeups.tell({row["queue"] for row in rows if row["state"] == "available" and row["due"]})
+        self._wakeups.tell(
+            {
+                row["queue"]
+                for row in rows
+                if (row["state"] == "available" and row["due"]) or row["queue"] in self._limited
+            }
+        )
         over = [row["id"] for row in rows if row["awaited"] and row["state"] in {"completed", "cancelled"}]
         if over:
             # Once it is committed: of two that end at a time, one at least then sees both.
@@ -330,45 +372,3 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         return await self._resources.postgres.fetch(
             statement, values, operation=operation, columns_of=self.unique
         )
-
-
-class _Call:
-    """One call under a claim: like no other, whatever it brings."""
-
-    __slots__ = ("job", "values")
-
-    def __init__(self, job: Job, values: dict[str, Any]) -> None:
-        self.job = job
-        self.values = values
-
-    @property
-    def outcome(self) -> str | None:
-        return self.values.get("outcomes")
-
-
-def _ending(outcome: str, **values: Any) -> dict[str, Any]:
-    return {"outcomes": outcome, "errors": None, "results": None, "delays": None, **values}
-
-
-def _checked_lease(lease: object, operation: str) -> timedelta:
-    if not isinstance(lease, timedelta) or not _SHORTEST <= lease <= _LONGEST:
-        raise DataError("`lease` must be a timedelta from 100 milliseconds to a day", operation=operation)
-    return lease
-
-
-def _checked_share(share: object, operation: str) -> float:
-    if not isinstance(share, int | float) or not 0 <= share <= 1:
-        raise DataError("`share` must be a number from 0 to 1", operation=operation)
-    return float(share)
-
-
-def _checked_delay(delay: object, operation: str) -> timedelta:
-    if not isinstance(delay, timedelta) or not timedelta(0) <= delay <= timedelta(days=366):
-        raise DataError("the delay must be a timedelta from zero to 366 days", operation=operation)
-    return delay
-
-
-def error_text(error: str | BaseException) -> str:
-    """Return an error as a text that PostgreSQL and MongoDB hold: of a long one, the beginning."""
-    text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error
-    return text.replace("\0", "\ufffd").encode("utf-8", "backslashreplace").decode()[:_LONGEST_ERROR]

@@ -99,14 +99,14 @@ def claim(*, fair: bool, limited: bool, company: bool, narrow: bool = False) -> 
         ours += " AND j.run_at >= :floor" if narrow else ""
         picked = f"""
             WITH picked AS MATERIALIZED (
-              SELECT j.id FROM ai_processing_jobs j WHERE {ours} AND {_UNLIMITED}
+              SELECT j.ctid AS place FROM ai_processing_jobs j WHERE {ours} AND {_UNLIMITED}
               {_IN_ORDER} LIMIT :limit FOR UPDATE SKIP LOCKED)"""
     return _statement(
         f"""{picked}
             UPDATE ai_processing_jobs j SET
               state = 'running', attempt = j.attempt + 1, lease = j.lease + 1, worker = :worker,
               started_at = {_NOW}, lease_until = {_NOW} + :lease_for, progress = NULL, {_KEPT}
-            FROM picked WHERE j.id = picked.id RETURNING {_FIELDS}"""
+            FROM picked WHERE j.ctid = picked.place RETURNING {_FIELDS}"""
     )
 
 
@@ -154,7 +154,7 @@ def _shared_out(ours: str, *, fair: bool, limited: bool) -> str:
           SELECT p.id, p.turn, p.priority, p.chance FROM placed p WHERE {fits}
           ORDER BY p.turn, p.priority, p.chance, p.id LIMIT 2 * :limit),
         picked AS MATERIALIZED (
-          SELECT j.id FROM first f JOIN ai_processing_jobs j ON j.id = f.id
+          SELECT j.ctid AS place FROM first f JOIN ai_processing_jobs j ON j.id = f.id
           WHERE j.state = 'available' AND {"true" if limited else _UNLIMITED}
           ORDER BY f.turn, f.priority, f.chance, f.id LIMIT {room} FOR UPDATE OF j SKIP LOCKED)"""
 
@@ -178,7 +178,8 @@ UNLIMIT = _statement("DELETE FROM ai_processing_queues WHERE queue = :queue")
 
 # --- under a claim
 
-_HELD = "j.id = e.id AND j.lease = e.lease AND j.state = 'running'"
+#: By its id alone: an index of what is running would be read from end to end, what has ended included.
+_HELD = "j.id = e.id AND j.lease = e.lease AND j.state || '' = 'running'"
 
 BEAT = _statement(
     f"""UPDATE ai_processing_jobs j SET lease_until = {_NOW} + e.span, {_KEPT}

@@ -43,7 +43,7 @@ class SessionEffects(Effects["SessionRepository"]):
 
     def revoke(self, token: str) -> Done[None]:
         """End the session of this token after the commit."""
-        known = self._repository._tokens.read(token)
+        known = self._repository.use.read(token)
         if known is not None:
             self._tell("revoke_one", One(user_id=known.user_id, id=known.id))
         return Done(None)

@@ -22,9 +22,9 @@ from multidb.repositories.repository import (
     misdeclared,
     model_arguments,
     page_size,
-    validated,
 )
 from multidb.repositories.shared_gets import SharedGets
+from multidb.repositories.stored_documents import document_reader
 from multidb.stores.mongo.documents import Document, Encoded, encoded
 from multidb.stores.mongo.filtering import Filter, Query, conjunction, stored_name
 from multidb.stores.mongo.keyset import Keyset
@@ -77,6 +77,8 @@ class MongoReader(Repository, Generic[ModelT]):
 
     def __init__(self, resources: Resources) -> None:
         super().__init__(resources)
+        #: Returns a document that came from MongoDB as a model.
+        self._read = document_reader(cast(type[ModelT], self.model), self._operation("read"))
         self._shared = SharedGets(
             resources.mongo, self.collection, self._operation("get"), self._scoped, self._read
         )
@@ -166,11 +168,10 @@ class MongoReader(Repository, Generic[ModelT]):
         bound = repr((self.collection, query, keyset.sort())).encode()
         place = asked.place(self._resources.cursors, bound)
         documents, more = await self._found(query, keyset, size, place, operation, backwards=asked.backwards)
-        positions = list(map(keyset.position, documents))
         return page_of(
             list(map(self._read, documents)),
-            positions,
-            lambda position: position,
+            documents,
+            keyset.position,
             asked=asked,
             place=place,
             more=more,
@@ -271,11 +272,6 @@ class MongoReader(Repository, Generic[ModelT]):
 
     async def _count(self, query: Query, operation: str) -> int:
         return await self._resources.mongo.count(self.collection, query, operation=operation)
-
-    def _read(self, document: Document) -> ModelT:
-        """Return a document that came from MongoDB as a model; it is used up."""
-        document["id"] = document.pop("_id")
-        return cast(ModelT, validated(self.model, document, self._operation("read")))
 
     def _document(self, values: dict[str, Any]) -> Document:
         """Return values by field as the document keeps them."""

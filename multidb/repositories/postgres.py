@@ -244,11 +244,10 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         """
         operation = self._operation("upsert_many")
 
-        async def changed(ids: Sequence[UUID]) -> None:
-            await self._invalidate(ids, operation)
-
         by = Upsert.by(on, self.table, self.unique, self.derived, operation)
-        return await self._bulk(self._company(operation)).upsert(new, by, operation, progress, changed)
+        return await self._bulk(self._company(operation)).upsert(
+            new, by, operation, progress, self._invalidate
+        )
 
     async def delete_many(self, *filters: Filter, **equal: Any) -> int:
         """Delete the rows that match every filter, or mark them, and return how many.
@@ -277,13 +276,12 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
     async def _write(
         self, name: str, statement: Statement, values: Mapping[str, Any], id: UUID, company: UUID | None
     ) -> list[ModelT]:
-        # Under way until the entry is gone: closing must not come between.
-        with self._resources.postgres.under_way:
-            try:
-                return [self._read(row) for row in await self._run(name, statement, values, company)]
-            finally:
-                # Also after an error: a write whose answer was lost may have happened.
-                await self._invalidate([id], self._operation(name))
+        if self.cache is None:
+            rows = await self._run(name, statement, values, company)
+        else:
+            async with self._resources.cache.changing([self._key(id)]):
+                rows = await self._run(name, statement, values, company)
+        return [self._read(row) for row in rows]
 
     async def _write_many(
         self, name: str, statement: Statement, values: Mapping[str, Any], company: UUID | None
@@ -304,15 +302,15 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
 
         async def write(_: Transaction) -> list[Record]:
             rows = await self._run(name, statement, values, company)
-            await self._invalidate([row["id"] for row in rows], self._operation(name))
+            await self._invalidate([row["id"] for row in rows])
             return rows
 
         # Twice, for what the driver repeats by itself outside a transaction.
         return await self._resources.postgres.transactions.run(write, attempts=2, options=Options())
 
-    async def _invalidate(self, ids: Sequence[UUID], operation: str) -> None:
+    async def _invalidate(self, ids: Sequence[UUID]) -> None:
         if self.cache is not None and ids:
-            await self._resources.cache.invalidate([self._key(id) for id in ids], operation=operation)
+            await self._resources.cache.invalidate([self._key(id) for id in ids])
 
     def _bulk(self, company: UUID | None) -> Bulk[NewT]:
         return Bulk(

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from typing_extensions import TypeVar
 
 from multidb.cache.codec import Codec
+from multidb.cache.leases import Entry
 from multidb.cache.policy import CachePolicy
 from multidb.errors import NotFoundError, StoreName
 from multidb.models.entity import Entity
@@ -90,7 +91,9 @@ class PostgresReader(Repository, Generic[ModelT]):
         self._shared = SharedReads(resources.postgres, self._crud, self._run, self._read)
         if self.cache is not None:
             self._cache_key = resources.cache.pattern(self.cache.key)
-            self._codec = Codec(self.model | None)
+            self._family = resources.cache.family(
+                self, self.cache, Codec(self.model | None), self._operation("get")
+            )
 
     @classmethod
     def target(cls) -> str:
@@ -131,14 +134,10 @@ class PostgresReader(Repository, Generic[ModelT]):
             row = await self._shared.load(id, company)
         else:
             row = await self._resources.cache.get(
-                self._key(id),
-                self._codec,
-                lambda: self._shared.load(id, company),
-                ttl=self.cache.ttl,
-                operation=operation,
+                self._entry(id), lambda: self._shared.load(id, company), scope=company
             )
-            if company is not None and row is not None and getattr(row, self.tenant or "") != company:
-                row = None  # what a cache holds, it holds for everybody
+            if row is not None and not self._is_of(company, row):
+                row = None
         return row if row is None else (await self._including([row], include, operation))[0]
 
     async def fetch(self, id: UUID, *, include: Sequence[str] = ()) -> ModelT:
@@ -154,7 +153,8 @@ class PostgresReader(Repository, Generic[ModelT]):
     async def get_many(self, ids: Iterable[UUID], *, include: Sequence[str] = ()) -> dict[UUID, ModelT]:
         """Return the rows with these ids by their id, in the order asked; ids without a row are left out.
 
-        Source: PostgreSQL, one round trip, and one for each relation in `include`.
+        Source: the cache where the entity is cached, one round trip; then PostgreSQL, one for those
+        it does not have, and one for each relation in `include`.
         """
         operation = self._operation("get_many")
         wanted = list(dict.fromkeys(ids))
@@ -163,9 +163,16 @@ class PostgresReader(Repository, Generic[ModelT]):
         if not wanted:
             return {}
         company = self._company(operation)
-        rows = await self._run("get_many", self._crud(company).get_many, {"ids": wanted}, company)
-        found = {row.id: row for row in map(self._read, rows)}
-        ordered = [found[id] for id in wanted if id in found]
+
+        async def load(ids: Sequence[UUID]) -> dict[UUID, ModelT]:
+            rows = await self._run("get_many", self._crud(company).get_many, {"ids": ids}, company)
+            return {row.id: row for row in map(self._read, rows)}
+
+        if self.cache is None:
+            found = await load(wanted)
+        else:
+            found = await self._resources.cache.get_many({id: self._entry(id) for id in wanted}, load)
+        ordered = [found[id] for id in wanted if id in found and self._is_of(company, found[id])]
         return {row.id: row for row in await self._including(ordered, include, operation)}
 
     async def find(
@@ -339,8 +346,15 @@ class PostgresReader(Repository, Generic[ModelT]):
             statement, values, operation=self._operation(name), tenant=company
         )
 
+    def _entry(self, id: UUID) -> Entry:
+        return Entry(self._key(id), self._family)
+
     def _key(self, id: UUID) -> str:
         return self._cache_key.key({self._cache_key.fields[0]: id})
+
+    def _is_of(self, company: UUID | None, row: ModelT) -> bool:
+        # What a cache holds, it holds for everybody.
+        return company is None or getattr(row, self.tenant or "") == company
 
     def _where(self, filters: Sequence[Filter], equal: Mapping[str, Any], operation: str) -> Where:
         return where_of(self.model, self.table, filters, equal, operation)

@@ -18,6 +18,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context
 from datetime import UTC, datetime
+from itertools import islice
 from random import getrandbits
 from typing import Any, ClassVar
 from uuid import UUID
@@ -29,10 +30,11 @@ from multidb.repositories.repository import Repository, Resources, checked_id, v
 from multidb.stores.redis.commands import Command, scripted
 from multidb.stores.redis.outage import Outage
 
-__all__ = ["PresenceRepository"]
+__all__ = ["MAX_DEVICES", "PresenceRepository"]
 
 _REGISTERS = 16
-_MAX_DEVICES = 100
+#: How many devices a user may have.
+MAX_DEVICES = 100
 _MAX_DEVICE = 200
 #: Events a register keeps, about.
 _KEPT = 10_000
@@ -66,8 +68,10 @@ class PresenceRepository(Repository):
         self._told = {f"{each}:events": number for number, each in enumerate(self._registers)}
         self._sweeper: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
-        #: Whether somebody has left here of whom it may not be told yet.
-        self._left = False
+        #: How often somebody has left here, and how often by the beginning of the last sweep.
+        self._leaves = self._swept = 0
+        #: Users who are there, and are to be entered.
+        self._arrivals: set[UUID] = set()
         resources.before_closing.append(self._stop)
 
     @classmethod
@@ -105,7 +109,7 @@ class PresenceRepository(Repository):
             Command("ZADD", f"{register}:due", "XX", -1 - getrandbits(52), str(user_id), repeatable=True),
         ]
         await self._try(commands, operation)
-        self._left = True
+        self._leaves += 1
         self._wanted.set()
         self._sweep_later()
 
@@ -197,21 +201,33 @@ class PresenceRepository(Repository):
 
     def _beat(self, user_id: UUID, device: str, operation: str) -> list[Command]:
         checked_id(user_id, operation)
-        register, ms = self._register(user_id), int(self._timeout * 1000)
+        beaten = _checked(device, operation), int(self._timeout * 1000), MAX_DEVICES
         return [
-            scripted(
-                "presence_beat",
-                [self._key(user_id)],
-                [_checked(device, operation), ms, _MAX_DEVICES],
-                repeatable=True,
-            ),
-            scripted(
-                "presence_note",
-                [f"{register}:due", f"{register}:events"],
-                [str(user_id), ms, _KEPT],
-                repeatable=True,
-            ),
+            scripted("presence_beat", [self._key(user_id)], beaten, repeatable=True),
+            self._note(user_id),
         ]
+
+    def _note(self, user_id: UUID) -> Command:
+        register = self._register(user_id)
+        return scripted(
+            "presence_note",
+            [f"{register}:due", f"{register}:events"],
+            [str(user_id), int(self._timeout * 1000), _KEPT],
+            repeatable=True,
+        )
+
+    def _arrived(self, user_id: UUID) -> None:
+        """Have a user entered, soon, of whom a device was noted already."""
+        self._arrivals.add(user_id)
+        self._wanted.set()
+        self._sweep_later()
+
+    async def _enter(self) -> None:
+        """Enter those who have arrived. Whom it is cancelled or fails for, stays to be entered."""
+        while self._arrivals:
+            some = list(islice(self._arrivals, _BATCH))
+            await self._redis.send([self._note(each) for each in some], operation=self._operation("beat"))
+            self._arrivals.difference_update(some)
 
     def _settle(self, user_id: UUID, seen: int, rest: int) -> Command:
         register = self._register(user_id)
@@ -277,27 +293,34 @@ class PresenceRepository(Repository):
             self._sweeper = loop.create_task(self._sweep_on(), context=Context())
 
     async def _sweep_on(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._timeout / 4
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._timeout / 4):
+                async with asyncio.timeout_at(due):
                     await self._wanted.wait()
             self._wanted.clear()
             try:
-                await self.sweep()
-                self._left = self._wanted.is_set()
+                await self._enter()
+                if (leaves := self._leaves) != self._swept or loop.time() >= due:
+                    due = loop.time() + self._timeout / 4
+                    await self.sweep()
+                    self._swept = leaves
                 self._outage.over()
             except MultiDBError as error:
                 self._outage.began(error)
 
     async def _stop(self) -> None:
-        """Stop sweeping; who left just now is told of first."""
+        """Stop sweeping; who came or left just now is told of first."""
         if self._sweeper is not None and self._sweeper.get_loop() is asyncio.get_running_loop():
             self._sweeper.cancel()
             await asyncio.wait([self._sweeper])
-            if self._left:
-                with suppress(MultiDBError):  # others will
+            with suppress(MultiDBError):  # others will
+                await self._enter()
+                if self._leaves != self._swept:
                     await self.sweep()
-        self._sweeper, self._wanted, self._left = None, asyncio.Event(), False
+        self._sweeper, self._wanted, self._swept = None, asyncio.Event(), self._leaves
+        self._arrivals.clear()
 
 
 def _checked(device: object, operation: str) -> str:

@@ -1,13 +1,14 @@
 """Rate limits: how often a user may call what. Redis `rate_limit:user:{user_id}:{endpoint}`."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any, ClassVar, TypeAlias, get_args
 from uuid import UUID
 
 from multidb.errors import DataError, RateLimitExceededError, StoreError, StoreName
+from multidb.models.ids import uuid7
 from multidb.models.rate_limits import Decision, Quota, Rate
 from multidb.repositories.local_limits import How, LocalLimits
 from multidb.repositories.repository import Repository, Resources, checked_id
@@ -24,6 +25,7 @@ Rates: TypeAlias = Rate | Sequence[Rate]
 _MAX_LENGTH = 500
 _MOST_AT_ONCE = 20
 _MICROSECOND = timedelta(microseconds=1)
+_NONE = timedelta(0)
 
 _log = logging.getLogger("multidb.rate_limits")
 
@@ -198,16 +200,21 @@ def limits_of(
     pattern: KeyPattern, user_id: UUID, limits: Mapping[str, Rates], cost: int, operation: str
 ) -> list[tuple[str, Rate]]:
     """Return the key and the rate of each limit. Raises: DataError."""
-    found = [
-        (_key(pattern, user_id, endpoint, operation), rate)
-        for endpoint, rates in limits.items()
-        for rate in _each(rates, operation)
-    ]
+    found: list[tuple[str, Rate]] = []
+    for endpoint, rates in limits.items():
+        key = _key(pattern, user_id, endpoint, operation)
+        if isinstance(rates, Rate):
+            found.append((key, rates))
+        else:
+            found += [(key, rate) for rate in _each(rates, operation)]
     if not 1 <= len(found) <= _MOST_AT_ONCE:
         raise DataError(f"give 1 to {_MOST_AT_ONCE} rates", operation=operation)
-    if len(found) > 1 and len({(key, asked(rate)) for key, rate in found}) < len(found):
-        raise DataError("a rate is given twice", operation=operation)
-    if type(cost) is not int or not 1 <= cost <= min(rate.limit for _, rate in found):
+    least = found[0][1].limit
+    if len(found) > 1:
+        least = min(rate.limit for _, rate in found)
+        if len({(key, asked(rate)) for key, rate in found}) < len(found):
+            raise DataError("a rate is given twice", operation=operation)
+    if type(cost) is not int or not 1 <= cost <= least:
         raise DataError("`cost` must be a whole number from 1 to the limit", operation=operation)
     return found
 
@@ -216,7 +223,16 @@ def _key(pattern: KeyPattern, user_id: UUID, endpoint: Any, operation: str) -> s
     checked_id(user_id, operation)
     if not isinstance(endpoint, str) or not 1 <= len(endpoint) <= _MAX_LENGTH:
         raise DataError(f"`endpoint` must be a text of 1 to {_MAX_LENGTH} characters", operation=operation)
-    return pattern.key({"user_id": user_id, "endpoint": endpoint})
+    before, after = _around_user(pattern, endpoint)
+    return f"{before}{user_id}{after}"
+
+
+@lru_cache(maxsize=1000)
+def _around_user(pattern: KeyPattern, endpoint: str) -> tuple[str, str]:
+    """Return what stands in the key of an endpoint before and after the user."""
+    sample = uuid7()
+    before, after = pattern.key({"user_id": sample, "endpoint": endpoint}).split(str(sample))
+    return before, after
 
 
 @lru_cache(maxsize=1000)
@@ -227,17 +243,19 @@ def asked(rate: Rate) -> tuple[Argument, ...]:
 
 def told(rates: Sequence[Rate], reply: Sequence[int], *, degraded: bool = False) -> Decision:
     """Return the decision that a script tells: 1 or 0, then three numbers for each rate."""
+    if len(rates) == 1:
+        allowed, left, wait, reset = reply
+        waits, resets = timedelta(0, 0, wait) if wait else _NONE, timedelta(0, 0, reset)
+        quota = Quota(rates[0], left, waits, resets)
+        return Decision(bool(allowed), left, waits, resets, (quota,), degraded)
     numbers = iter(reply)
-    allowed = bool(next(numbers))
+    allowed = next(numbers)
     quotas = tuple(
         Quota(rate, left, timedelta(microseconds=wait), timedelta(microseconds=reset))
         for rate, left, wait, reset in zip(rates, numbers, numbers, numbers, strict=True)
     )
-    if len(quotas) == 1:
-        [only] = quotas
-        return Decision(allowed, only.remaining, only.retry_after, only.reset_after, quotas, degraded)
     return Decision(
-        allowed,
+        bool(allowed),
         min(quota.remaining for quota in quotas),
         max(quota.retry_after for quota in quotas),
         max(quota.reset_after for quota in quotas),
@@ -246,10 +264,11 @@ def told(rates: Sequence[Rate], reply: Sequence[int], *, degraded: bool = False)
     )
 
 
-def _each(rates: Any, operation: str) -> Iterator[Rate]:
-    for rate in [rates] if isinstance(rates, Rate) or not isinstance(rates, Sequence) else rates:
+def _each(rates: Any, operation: str) -> Sequence[Rate]:
+    several = rates if isinstance(rates, Sequence) else [rates]
+    for rate in several:
         if not isinstance(rate, Rate):
             raise DataError(
                 f"`rate` must be a Rate or several, not {type(rate).__name__}", operation=operation
             )
-        yield rate
+    return several

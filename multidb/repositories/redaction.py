@@ -38,6 +38,7 @@ _BEARER = re.compile(r"\b(bearer|basic) +[\w.~+/=-]{8,}", re.IGNORECASE)
 _ASSIGNED = re.compile(
     r"((?:password|passwd|secret|token|api[_-]?key)\s?[=:]\s?)[^\s&;,\"']{1,500}", re.IGNORECASE
 )
+_DIGITS = re.compile(r"[0-9](?:[ -]?[0-9]){12}")
 _CARD = re.compile(r"(?<![\w.-])[0-9](?:[ -]?[0-9]){12,18}(?![\w-])")
 
 
@@ -79,8 +80,12 @@ class Redactor:
         if kind is str:
             return _text(value)
         if kind is dict:
+            is_secret = self._is_secret
             for key, inner in value.items():
-                value[key] = self._valued(key, inner) if type(key) is str else self._cleared(inner)
+                if type(key) is str and is_secret(key):
+                    value[key] = _withheld(key, inner)
+                elif type(inner) in _MAY_HOLD:
+                    value[key] = self._cleared(inner)
         elif kind is list:
             if len(value) == 2 and self._names_a_secret(value[0]):
                 value[1] = REDACTED
@@ -88,17 +93,16 @@ class Redactor:
                 value[:] = map(self._cleared, value)
         return value
 
-    def _valued(self, key: str, value: Any) -> Any:
-        """Return what may be stored as the value of this key."""
-        if not self._is_secret(key):
-            return self._cleared(value) if type(value) in _MAY_HOLD else value
-        is_count = type(value) in _NUMBERS and key[-1:] in {"s", "S"}
-        return value if value is None or type(value) is bool or is_count else REDACTED
-
     def _names_a_secret(self, value: Any) -> bool:
         if type(value) is bytes and len(value) < 100:
             value = value.decode("latin-1")
         return type(value) is str and len(value) < 100 and self._is_secret(value)
+
+
+def _withheld(key: str, value: Any) -> Any:
+    """Return what may be stored as the value of a key that tells of a secret."""
+    is_count = type(value) in _NUMBERS and key[-1:] in {"s", "S"}
+    return value if value is None or type(value) is bool or is_count else REDACTED
 
 
 def _words(key: str) -> list[str]:
@@ -116,7 +120,7 @@ def _text(text: str) -> str:
         text = _BEARER.sub(rf"\1 {REDACTED}", text)
     if "=" in text or ":" in text:
         text = _ASSIGNED.sub(rf"\1{REDACTED}", text)
-    return _CARD.sub(_card, text)
+    return _CARD.sub(_card, text) if _DIGITS.search(text) else text
 
 
 def _card(found: re.Match[str]) -> str:

@@ -6,12 +6,11 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from uuid import UUID
 
 import sqlalchemy as sa
-from annotated_types import BaseMetadata
-from pydantic import AwareDatetime, BaseModel, StringConstraints
+from pydantic import AwareDatetime, BaseModel
 from pydantic.fields import FieldInfo
 from sqlalchemy.types import TypeEngine
 
-from multidb.models.fields import TO_UTC
+from multidb.repositories.plain_models import assembler, is_bound, is_plain
 from multidb.repositories.repository import plain_type, validated
 from multidb.stores.postgres.engine import Record
 
@@ -42,13 +41,12 @@ def row_reader(
     what others wrote is returned as it is. Where one does not, or the model checks or changes
     values by functions of its own, the row is validated, and what does not fit is a DataError.
     """
-    if not _is_plain(model) or not all(
+    if not is_plain(model) or not all(
         _fits(field, table.c[name]) for name, field in model.model_fields.items()
     ):
         return lambda row: validated(model, dict(row), operation)
 
-    new, put = object.__new__, object.__setattr__
-    fields = set(model.model_fields)
+    assemble = assembler(model)
     arrays = [name for name in model.model_fields if isinstance(table.c[name].type, sa.ARRAY)]
 
     def read(row: Record | Mapping[str, Any]) -> ModelT:
@@ -56,39 +54,14 @@ def row_reader(
         for name in arrays:
             if values[name] is not None:
                 values[name] = tuple(values[name])
-        made = new(model)
-        put(made, "__dict__", values)
-        put(made, "__pydantic_fields_set__", fields)
-        put(made, "__pydantic_extra__", None)
-        put(made, "__pydantic_private__", None)
-        return made
+        return assemble(values)
 
     return read
 
 
-def _is_plain(model: type[BaseModel]) -> bool:
-    """Tell whether validating does no more than check types and bounds."""
-    decorators = model.__pydantic_decorators__
-    return not (
-        decorators.validators
-        or decorators.field_validators
-        or decorators.root_validators
-        or decorators.model_validators
-        or model.__private_attributes__
-        or model.__pydantic_post_init__
-    )
-
-
 def _fits(field: FieldInfo, column: sa.Column[Any]) -> bool:
     kind, metadata = plain_type(field.annotation, nullable=bool(column.nullable))
-    return all(map(_bounds, (*metadata, *field.metadata))) and _gives(column.type, kind)
-
-
-def _bounds(metadata: object) -> bool:
-    """Tell whether an annotation does no more than bound a value, or is TO_UTC."""
-    if isinstance(metadata, FieldInfo):
-        return all(map(_bounds, metadata.metadata))
-    return isinstance(metadata, BaseMetadata | StringConstraints) or metadata is TO_UTC
+    return all(map(is_bound, (*metadata, *field.metadata))) and _gives(column.type, kind)
 
 
 def _gives(type_: TypeEngine[Any], kind: Any) -> bool:

@@ -2,18 +2,26 @@
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
+from datetime import UTC, datetime
+from typing import ClassVar
 from uuid import UUID
 
-from multidb.errors import ConflictError, DataError, NotFoundError, StoreName
+from multidb.errors import NotFoundError, StoreName
 from multidb.models.ids import uuid7
 from multidb.models.sessions import Session
 from multidb.repositories.key_effects import SessionEffects
-from multidb.repositories.repository import Repository, Resources, checked_id, validated
-from multidb.repositories.session_history import Ended, Entry, SessionHistory, Started
-from multidb.repositories.session_tokens import SessionTokens, Token
+from multidb.repositories.repository import Repository, Resources, checked_id
+from multidb.repositories.session_history import Ended, SessionHistory, Started
+from multidb.repositories.session_tokens import Token
+from multidb.repositories.session_use import (
+    SessionUse,
+    expired_sessions,
+    stored_session,
+    to_milliseconds,
+    to_moment,
+    to_session,
+    to_uuid,
+)
 
 __all__ = ["SessionRepository"]
 
@@ -47,13 +55,13 @@ class SessionRepository(Repository):
         super().__init__(resources)
         settings = resources.settings
         self._redis = resources.redis
-        self._tokens = SessionTokens(settings)
         self._history = SessionHistory(resources)
         self._index_key = self._redis.pattern(self.key)
-        self._lifetime = _milliseconds(settings.session_lifetime)
-        self._idle = _milliseconds(settings.session_idle_timeout)
-        self._touch = min(_milliseconds(settings.session_touch_interval), self._idle // 2)
-        self._grace = _milliseconds(settings.session_grace)
+        #: How a token is used, also by who does more in the same trip.
+        self.use = SessionUse(resources, self._index_key, self._history)
+        self._lifetime = to_milliseconds(settings.session_lifetime)
+        self._idle = to_milliseconds(settings.session_idle_timeout)
+        self._grace = to_milliseconds(settings.session_grace)
         self._limit = settings.session_limit
 
     @classmethod
@@ -92,19 +100,19 @@ class SessionRepository(Repository):
         told = {"device": device, "ip": ip, "user_agent": user_agent}
         # Checked before it is stored; the moments are the server's.
         began = datetime.now(UTC)
-        _session(id, user_id, told, (began, began, began), operation)
-        text, token = self._tokens.issue(user_id, id)
-        index, key = self._keys(user_id, id)
+        to_session(id, user_id, told, (began, began, began), operation)
+        text, token = self.use.tokens.issue(user_id, id)
+        index, key = self.use.keys(user_id, id)
         now, displaced, expired = await self._redis.run(
             "session_create",
             [index, key],
             [str(id), token.digest, json.dumps(told), self._lifetime, self._idle, self._limit],
             operation=operation,
         )
-        moments = _moment(now), _moment(now), _moment(now + self._lifetime)
-        session = _session(id, user_id, told, moments, operation)
-        ended = [Ended(user_id, _moment(now), "displaced", id=_uuid(each)) for each in displaced]
-        note([Started(session), *ended, *_expired(user_id, expired)])
+        moments = to_moment(now), to_moment(now), to_moment(now + self._lifetime)
+        session = to_session(id, user_id, told, moments, operation)
+        ended = [Ended(user_id, to_moment(now), "displaced", id=to_uuid(each)) for each in displaced]
+        note([Started(session), *ended, *expired_sessions(user_id, expired)])
         return text, session
 
     async def get(self, token: str) -> Session | None:
@@ -131,9 +139,9 @@ class SessionRepository(Repository):
         often within its grace.
         """
         operation = self._operation("rotate")
-        known = self._tokens.read(token)
+        known = self.use.read(token)
         if known is not None:
-            text, new = self._tokens.issue(known.user_id, known.id)
+            text, new = self.use.tokens.issue(known.user_id, known.id)
             session = await self._use(token, new, "rotate")
             if session is not None:
                 return text, session
@@ -145,12 +153,12 @@ class SessionRepository(Repository):
         checked_id(user_id, operation)
         index = self._index_key.key({"user_id": user_id})
         live, expired = await self._redis.run("session_find", [index], [], operation=operation)
-        self._history.note(_expired(user_id, expired))
-        return [_stored(_uuid(each[0]), user_id, each[1:], operation) for each in live]
+        self._history.note(expired_sessions(user_id, expired))
+        return [stored_session(to_uuid(each[0]), user_id, each[1:], operation) for each in live]
 
     async def revoke(self, token: str) -> bool:
         """End the session of this token, sign out; return whether it was live. Idempotent."""
-        known = self._tokens.read(token)
+        known = self.use.read(token)
         if known is None:
             return False
         return await self._end(known.user_id, known.id, "signed out", "revoke")
@@ -179,89 +187,29 @@ class SessionRepository(Repository):
         count, now = await self._redis.run(
             "session_revoke_all", [index], [str(but or ""), until], operation=self._operation("revoke_all")
         )
-        self._history.note([Ended(user_id, before or _moment(now), "revoked", but=but)])
+        self._history.note([Ended(user_id, before or to_moment(now), "revoked", but=but)])
         return int(count)
 
     async def _use(self, token: str, new: Token | None, name: str) -> Session | None:
-        known = self._tokens.read(token)
+        known = self.use.read(token)
         if known is None:
             return None
         operation = self._operation(name)
         reply = await self._redis.run(
             "session_use",
-            self._keys(known.user_id, known.id),
-            [
-                *(str(known.id), known.digest, self._idle, self._touch),
-                *(new.digest if new is not None else "", self._grace, _MAX_TOKENS),
-            ],
+            self.use.keys(known.user_id, known.id),
+            [*self.use.asked(known), new.digest if new is not None else "", self._grace, _MAX_TOKENS],
             operation=operation,
         )
-        if reply is None:
-            return None
-        word, now, *stored, first, expired = reply
-        session = _stored(known.id, known.user_id, stored, operation)
-        if word == b"crowded":
-            raise ConflictError("rotated too often at a time", store="redis", operation=operation)
-        if word == b"reused":
-            _log.warning("session %s: a token was used after it had been rotated; ended", session.id)
-            self._history.note([Started(session, _moment(now), "token reused")])
-            return None
-        self._history.note([*([Started(session)] if first else []), *_expired(known.user_id, expired)])
-        return session
+        return self.use.told(known, reply, operation)
 
     async def _end(self, user_id: UUID, id: UUID, reason: str, name: str) -> bool:
         operation = self._operation(name)
         held = await self._redis.run(
-            "session_revoke", self._keys(user_id, id), [str(id)], operation=operation
+            "session_revoke", self.use.keys(user_id, id), [str(id)], operation=operation
         )
         if held is None:
             return False
         now, *stored = held
-        self._history.note([Started(_stored(id, user_id, stored, operation), _moment(now), reason)])
+        self._history.note([Started(stored_session(id, user_id, stored, operation), to_moment(now), reason)])
         return True
-
-    def _keys(self, user_id: UUID, id: UUID) -> tuple[str, str]:
-        index = self._index_key.key({"user_id": user_id})
-        return index, f"{index}:{id}"
-
-
-def _stored(id: UUID, user_id: UUID, held: Sequence[Any], operation: str) -> Session:
-    """Return a session of what a script tells: what is told of it, and three moments."""
-    try:
-        told = json.loads(held[0])
-        created, seen, ends = (_moment(each) for each in held[1:])
-    except (ValueError, TypeError, OverflowError) as error:
-        raise DataError("what is stored is not a Session", store="redis", operation=operation) from error
-    if not isinstance(told, dict):
-        raise DataError("what is stored is not a Session", store="redis", operation=operation)
-    return _session(id, user_id, told, (created, seen, ends), operation)
-
-
-def _session(
-    id: UUID,
-    user_id: UUID,
-    told: dict[str, Any],
-    moments: tuple[datetime, datetime, datetime],
-    operation: str,
-) -> Session:
-    created, seen, ends = moments
-    kept = {"id": id, "user_id": user_id, "created_at": created, "last_seen_at": seen, "expires_at": ends}
-    return validated(Session, {**told, **kept}, operation)
-
-
-def _expired(user_id: UUID, found: Sequence[bytes]) -> Iterable[Entry]:
-    """Return the ends of sessions that a script tells as id, moment, id, moment."""
-    for id, moment in zip(found[::2], found[1::2], strict=True):
-        yield Ended(user_id, _moment(float(moment)), "expired", id=_uuid(id))
-
-
-def _uuid(text: bytes) -> UUID:
-    return UUID(text.decode())
-
-
-def _moment(milliseconds: bytes | float) -> datetime:
-    return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
-
-
-def _milliseconds(duration: timedelta) -> int:
-    return max(1, int(duration.total_seconds() * 1000))

@@ -1,6 +1,6 @@
 """`Transaction`: one unit of work over the three stores, as `db.transaction()` gives it."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -23,11 +23,11 @@ from multidb.repositories.document_effects import AppendEffects, DocumentEffects
 from multidb.repositories.effects import Effects
 from multidb.repositories.key_effects import CounterEffects, SessionEffects, UploadEffects
 from multidb.repositories.mongo import MongoRepository
-from multidb.repositories.repository import Repository
+from multidb.repositories.outbox import Outbox
+from multidb.repositories.relay import Relay
+from multidb.repositories.repository import Repository, Resources
 from multidb.stores.postgres import ambient
 from multidb.stores.postgres.ambient import OnCommit
-from multidb.stores.postgres.engine import PostgresStore
-from multidb.stores.postgres.notifying import Notifying
 from multidb.stores.postgres.outbox import Told
 from multidb.stores.postgres.transactions import Options
 
@@ -114,22 +114,19 @@ class Transaction:
                 "the transaction is read-only, and writes down nothing", store="postgres", operation=operation
             )
         if not current.told or current.told[-1].store != told.store:
-            self._work.wakeups.tell([told.store])
+            self._work.outbox.wakeups.tell([told.store])
         current.told.append(told)
 
 
 class Work:
     """What the transactions of one `MultiDB` have in common."""
 
-    def __init__(
-        self,
-        postgres: PostgresStore,
-        repositories: Mapping[type[Repository], Repository],
-        wakeups: Notifying,
-    ) -> None:
-        self._transactions = postgres.transactions
-        self._repositories = repositories
-        self.wakeups = wakeups
+    def __init__(self, resources: Resources) -> None:
+        self._transactions = resources.postgres.transactions
+        self._repositories = resources.repositories
+        self.outbox = Outbox(resources.postgres)
+        self.relay = Relay(resources)
+        resources.before_closing.extend([self.relay.close, self.outbox.wakeups.close])
 
     @asynccontextmanager
     async def begin(self, options: Options) -> AsyncIterator[Transaction]:

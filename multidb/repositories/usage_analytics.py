@@ -7,9 +7,9 @@ which the queries read.
 
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, ClassVar
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from multidb.errors import DataError
 from multidb.models.ids import uuid7
@@ -39,6 +39,7 @@ _AHEAD = timedelta(hours=1)
 _RESERVED = frozenset({"metric", "amount", "at", "first", "last", "by", "of", "limit"})
 
 _HOUR = 3600
+_TOTALS = UUID("0198f2f0-5d3c-7b60-9c1e-6d0b7f4a2e12")
 
 
 class UsageAnalyticsRepository(MongoReader[UsageAnalytics]):
@@ -137,6 +138,30 @@ class UsageAnalyticsRepository(MongoReader[UsageAnalytics]):
             "pending": id,
             "expires_at": start + KEPT["tally"],
         }
+
+    async def _keep_totals(
+        self, metric: str, totals: Mapping[str, int], *, of: str, day: date, operation: str
+    ) -> None:
+        """Store how often each value of a dimension was counted on a day, in the place of what is less."""
+        hour = int(datetime.combine(day, datetime.min.time(), UTC).timestamp() // _HOUR)
+        whose = self._resources.settings.key_prefix
+        documents = [
+            {
+                **self._tally({"metric": metric, "dimensions": {of: value}}, hour, operation),
+                # The same in all processes, so that it is replaced and never added to.
+                "_id": uuid5(_TOTALS, f"{whose}:{metric}:{day}:{value}"),
+                "count": total,
+                "sum": total,
+                "min": 1,
+                "max": 1,
+            }
+            for value, total in totals.items()
+        ]
+        refused = await self._resources.mongo.advance(
+            self.collection, documents, by="count", operation=operation
+        )
+        for error in refused.values():
+            raise error
 
     # --- adding up
 

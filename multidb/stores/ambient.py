@@ -40,6 +40,14 @@ class Ambient(Generic[T]):
         """Return the last that was entered, whatever database it is on."""
         return self._current.get()
 
+    @property
+    def is_on(self) -> bool:
+        """Whether one has been entered here and has not ended, on whatever database, by whatever task."""
+        found = self._current.get()
+        while found is not None and found.ended:
+            found = found.outer
+        return found is not None
+
     def enter(self, entered: T) -> Token[T | None]:
         """Make it the ambient one."""
         return self._current.set(entered)

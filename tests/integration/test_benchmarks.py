@@ -1,10 +1,11 @@
 """The benchmarks run: what they find is for a reader to judge, and no test's business."""
 
 import argparse
+from dataclasses import replace
 
 import pytest
 
-from benchmarks import analytics, mongo, outbox, postgres, reads, redis
+from benchmarks import analytics, job_sides, jobs, mongo, outbox, postgres, reads, redis, redis_peers
 from benchmarks.run import Sizes
 from multidb.settings import Settings
 
@@ -39,11 +40,20 @@ async def test_reads_are_measured(multidb_settings: Settings, capsys: pytest.Cap
 
 @pytest.mark.mongo
 async def test_logs_are_measured(multidb_settings: Settings):
-    sizes = mongo.Sizes(seconds=0.01, rounds=1, tasks=(1, 64), sustained=0.3)
+    sizes = mongo.Sizes(seconds=0.01, rounds=1, tasks=(1, 64), sustained=0.3, hundreds=5)
     lines = await mongo.measure(multidb_settings, sizes, beanie=False)
     assert sum(line.startswith("## ") for line in lines) == 4
     for work, rows in {"append": 4, "emit": 2, "find": 2}.items():
         assert sum(line.startswith(f"| {work} |") for line in lines) == rows, work
+
+
+async def test_the_queue_is_measured(multidb_settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(job_sides, "find_spec", lambda _: None)  # the peers are no part of the suite
+    few = dict.fromkeys(jobs.QUICK.jobs, 50)
+    sizes = replace(jobs.QUICK, seconds=0.01, jobs=few, finished=100, held=0.1, paced=0.1)
+    lines = await jobs.measure(multidb_settings, sizes)
+    assert sum(line.startswith("## ") for line in lines) == len(jobs.SECTIONS)
+    assert sum(line.startswith("| ours | 10 |") for line in lines) == 1
 
 
 @pytest.mark.mongo
@@ -52,14 +62,14 @@ async def test_analytics_are_measured(multidb_settings: Settings, capsys: pytest
     assert capsys.readouterr().out.count("| rollup") == 2
 
 
-async def test_redis_is_measured(
-    multidb_settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
+async def test_redis_is_measured(multidb_settings: Settings, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(redis, "KEYS", 50)
-    await redis.measure(argparse.Namespace(seconds=0.01, rounds=1, only=None), multidb_settings)
-    printed = capsys.readouterr().out
-    assert printed.count("| redis-py |") == 3 * len(redis.TASKS)
-    assert printed.count("| redis-py GET |") == len(redis.TASKS)
+    # Of the peers, those that every environment has.
+    monkeypatch.setattr(redis_peers, "find_spec", lambda name: None)
+    lines = await redis.measure(multidb_settings, redis.Sizes(seconds=0.01, rounds=1, tasks=(1, 64)))
+    assert sum(line.startswith("## ") for line in lines) == len(redis.SECTIONS)
+    for work in ("GET", "SET", "EVALSHA", "users.get", "locks.document", "request"):
+        assert sum(line.startswith(f"| {work} |") for line in lines) == 2, work
 
 
 @pytest.mark.mongo

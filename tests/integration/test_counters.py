@@ -166,3 +166,30 @@ async def test_what_are_no_days_is_refused(db: MultiDB):
             await db.counters.range("a", first, last)
     with pytest.raises(DataError, match="`limit`"):
         await db.counters.top(TODAY, limit=0)
+
+
+@pytest.mark.mongo
+async def test_a_rollup_takes_a_days_counts_once(db: MultiDB, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("multidb.repositories.counters.MAX_PAGE", 2)
+    for endpoint, times in {"a": 3, "b": 1, "c}{ \n": 2, "d": 4, "e": 5}.items():
+        await db.counters.increment(endpoint, by=times)
+    begin = datetime.combine(TODAY, datetime.min.time(), UTC)
+    day = begin, begin + timedelta(days=1)
+
+    async def calls() -> dict[Any, int]:
+        assert await db.counters.rollup(TODAY) == 5
+        await db.usage_analytics.rollup()
+        top = await db.usage_analytics.top("api_calls", *day, of="endpoint")
+        return {each.value: each.count for each in top}
+
+    assert await calls() == {"a": 3, "b": 1, "c}{ \n": 2, "d": 4, "e": 5}
+    # Again, and with what was counted since: nothing counts twice.
+    await db.counters.increment("a", by=4)
+    assert (await calls())["a"] == 7
+    assert (await calls())["a"] == 7
+    assert (await db.usage_analytics.total("api_calls", *day)).sum == 19
+    assert await db.counters.rollup(TODAY - timedelta(days=29)) == 0
+    wrong: list[Any] = [TODAY + timedelta(days=1), TODAY - timedelta(days=30), datetime.now(UTC), None]
+    for each in wrong:
+        with pytest.raises(DataError, match="`day` must be"):
+            await db.counters.rollup(each)

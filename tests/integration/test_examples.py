@@ -31,13 +31,13 @@ ROOT = Path(__file__).parents[2]
 # --- those that start servers of their own
 
 
-def run_example(name: str, directory: Path) -> str:
+def run_example(name: str, directory: Path, *arguments: str | Path) -> str:
     """Run it into a pipe, from a directory and an environment that tell it nothing."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MULTIDB_")}
     if driver := os.environ.get("MULTIDB_MONGO_DRIVER"):
         inherited["MULTIDB_MONGO_DRIVER"] = driver
     done = subprocess.run(
-        [sys.executable, "-W", "error", ROOT / "examples" / name, "--dir", directory],
+        [sys.executable, "-W", "error", ROOT / "examples" / name, "--dir", directory, *arguments],
         cwd=directory.parent,
         env={**inherited, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -105,6 +105,24 @@ def test_quickstart_runs_twice_and_leaves_its_data_but_no_server(tmp_path: Path)
         told = output.replace(str(directory), ".multidb")
         assert re.fullmatch(r"[\x20-\x7e\n]*", told)
         assert max(map(len, told.splitlines())) <= 100
+
+
+def test_document_pipeline_reads_real_files(tmp_path: Path):
+    directory = tmp_path / "data"
+    noise = tmp_path / "noise.bin"
+    noise.write_bytes(bytes(range(256)) * 2000)
+    files = [ROOT / "README.md", ROOT / "LICENSE", ROOT / "multidb" / "client.py"]
+    *lines, last = run_example("document_pipeline.py", directory, *files, noise).splitlines()
+    told = dict(line.split(": ", 1) for line in lines)
+    assert last == "Reader is told"
+    assert told["noise.bin"] == "failed, failed: Discard: it is no text"
+    for file in files:
+        text = file.read_text()
+        words = len(re.findall(r"\w{4,}", text))
+        size = len(file.read_bytes())
+        assert told[file.name].startswith(f"ready, {size} bytes, {words} words"), told
+    assert "multidb" in told["README.md"]
+    assert_nothing_runs(directory)
 
 
 def test_custom_entity_keeps_the_books_twice_alike(tmp_path: Path):

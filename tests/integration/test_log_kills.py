@@ -18,6 +18,7 @@ from multidb import LogLevel, MultiDB, SystemLog
 from multidb.ops import schemas
 from multidb.settings import Settings
 from multidb.stack import EmbeddedStack
+from multidb.stores.mongo import emitting
 
 from .replica_set import ReplicaSet, replica_set
 
@@ -80,9 +81,10 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
 class Load:
     """Tasks that append, and one that emits; each entry has a number of its own."""
 
-    def __init__(self, db: MultiDB, service: str) -> None:
+    def __init__(self, db: MultiDB, service: str, burst: int) -> None:
         self._db = db
         self._service = service
+        self._burst = burst
         self.appended: list[int] = []
         self.failed = 0
         #: What a tail told of.
@@ -105,11 +107,12 @@ class Load:
                 await asyncio.sleep(0.01)
             else:
                 self.appended.append(given.context["n"])
+                await asyncio.sleep(0.01)  # all that is stored has to be told and compared
 
     async def _emit(self) -> None:
         levels = list(LogLevel)
         while not self._stopped:
-            for _ in range(20):
+            for _ in range(self._burst):
                 self._db.system_logs.emit(self._entry(levels[self.emitted % len(levels)]))
                 self.emitted += 1
             await asyncio.sleep(0.005)
@@ -135,12 +138,15 @@ async def until(condition: Callable[[], object], seconds: float = 120) -> None:
             await asyncio.sleep(0.01)
 
 
-async def outage(settings: Settings, deployment: Deployment, *, pause: float) -> None:
-    """Kill the server in the midst of the load, bring it back after a pause, and compare what is stored."""
+async def outage(settings: Settings, deployment: Deployment, *, pause: float = 0, burst: int = 5) -> None:
+    """Kill the server in the midst of the load, bring it back after a pause, and compare what is stored.
+
+    Emitted are `burst` entries at a time, two hundred times a second.
+    """
     service = f"{settings.log_overflow}-{os.urandom(4).hex()}"
     await schemas.apply(settings)
     async with MultiDB(settings) as db:
-        load = Load(db, service)
+        load = Load(db, service, burst)
         tail = asyncio.create_task(load.tail())
 
         async def work() -> None:
@@ -188,21 +194,29 @@ def overflowing(settings: Settings, deployment: Deployment, directory: Path, ove
     return settings.model_copy(
         update={
             "mongo_url": SecretStr(deployment.url),
-            "connect_timeout": timedelta(seconds=2),
-            "log_buffer_entries": 1000,
+            "connect_timeout": timedelta(seconds=1),
+            "log_buffer_entries": 200,
             "log_overflow": overflow,
             "log_spill_directory": directory,
         }
     )
 
 
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An emitter that soon tries again: how long it pauses shows nothing."""
+    monkeypatch.setattr(emitting, "_LONGEST_PAUSE", 0.2)
+
+
+@pytest.mark.usefixtures("_impatient")
 @pytest.mark.parametrize("overflow", ["spill", "shed"])
 async def test_a_lone_server_is_killed(multidb_settings: Settings, lone: Lone, tmp_path: Path, overflow: str):
-    await outage(overflowing(multidb_settings, lone, tmp_path, overflow), lone, pause=0)
+    await outage(overflowing(multidb_settings, lone, tmp_path, overflow), lone)
 
 
+@pytest.mark.usefixtures("_impatient")
 async def test_the_primary_of_three_is_killed(multidb_settings: Settings, three: Three, tmp_path: Path):
-    await outage(overflowing(multidb_settings, three, tmp_path, "spill"), three, pause=0)
+    await outage(overflowing(multidb_settings, three, tmp_path, "spill"), three)
 
 
 @pytest.mark.torture
@@ -219,7 +233,7 @@ async def test_ten_seconds_without_it(
 ):
     deployment: Deployment = request.getfixturevalue(kind)
     settings = overflowing(multidb_settings, deployment, tmp_path, overflow)
-    await outage(settings.model_copy(update={"mongo_driver": driver}), deployment, pause=10)
+    await outage(settings.model_copy(update={"mongo_driver": driver}), deployment, pause=10, burst=20)
 
 
 _EMITTER = """
@@ -253,6 +267,7 @@ async def test_a_process_that_emits_is_killed(
         "MULTIDB_MONGO_URL": f"mongodb://127.0.0.1:{unused_tcp_port}/{url.rpartition('/')[2].partition('?')[0]}",
         "MULTIDB_DEGRADABLE_STORES": "mongo",
         "MULTIDB_OPEN_TIMEOUT": "30",
+        "MULTIDB_CONNECT_TIMEOUT": "1",
         "MULTIDB_LOG_OVERFLOW": "spill",
         "MULTIDB_LOG_SPILL_DIRECTORY": str(tmp_path),
         "MULTIDB_LOG_BUFFER_ENTRIES": "100",

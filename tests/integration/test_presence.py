@@ -81,6 +81,7 @@ async def first(db: MultiDB, count: int, after: str | None = None) -> list[Prese
 # --- who is there
 
 
+@pytest.mark.redis
 async def test_a_user_is_there_until_the_last_device_leaves(db: MultiDB):
     user, nobody = uuid7(), uuid7()
     assert await db.presence.online([user, nobody]) == set()
@@ -145,6 +146,7 @@ async def test_devices_have_a_limit(db: MultiDB):
 # --- what is told
 
 
+@pytest.mark.redis
 async def test_watching_tells_who_comes_and_goes(db: MultiDB, other: MultiDB):
     users = [uuid7() for _ in range(5)]
     watching = asyncio.create_task(first(db, 10, after=beginning(db)))

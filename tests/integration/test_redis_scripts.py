@@ -1,12 +1,14 @@
 """Every script of `stores/redis/scripts`, by itself, on every kind of servers."""
 
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
 
 from multidb.settings import Settings
 from multidb.stores.redis.client import RedisStore
+from multidb.stores.redis.listener import Messages
 
 from .redis import key, opened
 
@@ -25,6 +27,9 @@ class Scripts:
     async def run(self, script: str, keys: list[str], *arguments: Any) -> Any:
         return await self._store.run(script, map(self.key, keys), arguments, operation="tests.script")
 
+    def hearing(self, name: str) -> AbstractAsyncContextManager[Messages]:
+        return self._store.listen(self.key(name), operation="tests.script")
+
     async def do(self, command: str, name: str, *arguments: Any) -> Any:
         return await self._store.execute(command, self.key(name), *arguments, operation="tests.script")
 
@@ -36,13 +41,18 @@ async def redis(multidb_settings: Settings) -> AsyncIterator[Scripts]:
 
 
 async def test_cache_lease(redis: Scripts):
-    assert await redis.run("cache_lease", ["entry"], "L1", 5000, "") == 1
-    assert await redis.run("cache_lease", ["entry"], "L2", 5000, "") == 0
+    assert await redis.run("cache_lease", ["entry"], "L1", 5000, "") is None
+    assert await redis.run("cache_lease", ["entry"], "L2", 5000, "") == b"L1"
     assert await redis.do("GET", "entry") == b"L1"
     assert 0 < await redis.do("PTTL", "entry") <= 5000
     # In the place of what cannot be read any more.
-    assert await redis.run("cache_lease", ["entry"], "L2", 5000, "L1") == 1
+    assert await redis.run("cache_lease", ["entry"], "L2", 5000, "L1") is None
     assert await redis.do("GET", "entry") == b"L2"
+    # Nor of what nobody can read as an entry.
+    await redis.do("DEL", "entry")
+    await redis.do("RPUSH", "entry", "a list")
+    assert await redis.run("cache_lease", ["entry"], "L3", 5000, "") is None
+    assert await redis.do("GET", "entry") == b"L3"
 
 
 async def test_cache_fill(redis: Scripts):
@@ -56,6 +66,78 @@ async def test_cache_fill(redis: Scripts):
     await redis.do("SET", "entry", "L1")
     assert await redis.run("cache_fill", ["entry"], "L1", "", 5000) == 1
     assert await redis.do("GET", "entry") is None
+    # One that somebody waits for is the same lease.
+    await redis.do("SET", "entry", "A1")
+    assert await redis.run("cache_fill", ["entry"], "L2", "V2", 5000) == 0
+    assert await redis.run("cache_fill", ["entry"], "L1", "V1", 5000) == 1
+    # And a value is replaced by what was loaded while it stood.
+    assert await redis.run("cache_fill", ["entry"], "V1", "V2", 5000) == 1
+    assert await redis.run("cache_fill", ["entry"], "V1", "V3", 5000) == 0
+    assert await redis.do("GET", "entry") == b"V2"
+
+
+async def test_cache_await(redis: Scripts):
+    assert await redis.run("cache_await", ["entry"], "L1") == 0
+    await redis.do("SET", "entry", "L1", "PX", 5000)
+    async with redis.hearing("entry") as messages:
+        for _ in range(2):
+            assert 0 < await redis.run("cache_await", ["entry"], "L1") <= 5000
+        assert await redis.do("GET", "entry") == b"A1"
+        assert 0 < await redis.do("PTTL", "entry") <= 5000
+        assert await redis.run("cache_await", ["entry"], "L2") == 0
+        # Whatever takes the lease's place, who waits is told.
+        await redis.run("cache_fill", ["entry"], "L1", "V1", 5000)
+        await anext(messages)
+        for script, arguments in {"cache_mark": ("aa", 5000), "cache_unmark": ("",)}.items():
+            await redis.do("SET", "entry", "A1")
+            await redis.run(script, ["entry"], *arguments)
+            await anext(messages)
+
+
+async def test_cache_mark(redis: Scripts):
+    await redis.do("SET", "entry", "V1")
+    assert await redis.run("cache_mark", ["entry"], "aa", 5000) == 1
+    assert (await redis.do("GET", "entry")).startswith(b"Waa:")
+    assert await redis.run("cache_lease", ["entry"], "L1", 5000, "") != b"L1"
+    # Set again, because its answer was lost, it is one.
+    assert await redis.run("cache_mark", ["entry"], "aa", 5000) == 1
+    assert await redis.run("cache_mark", ["entry"], "bb", 60_000) == 2
+    assert 50_000 < await redis.do("PTTL", "entry") <= 60_000
+    # One past its deadline is gone, though others are set over and over.
+    await redis.do("SET", "entry", "Wcc:1000,dd:1000")
+    assert await redis.run("cache_mark", ["entry"], "ee", 5000) == 1
+    await redis.do("DEL", "entry")
+    await redis.do("RPUSH", "entry", "a list")
+    assert await redis.run("cache_mark", ["entry"], "aa", 5000) == 1
+
+
+async def test_cache_unmark(redis: Scripts):
+    for token in ("aa", "bb"):
+        await redis.run("cache_mark", ["entry"], token, 5000, "")
+    # Neither another's mark nor an invalidation without one takes back this one.
+    assert await redis.run("cache_unmark", ["entry"], "aa") == 1
+    assert await redis.run("cache_unmark", ["entry"], "aa") == 1
+    assert await redis.run("cache_unmark", ["entry"], "") == 1
+    assert 0 < await redis.do("PTTL", "entry") <= 5000
+    assert await redis.run("cache_unmark", ["entry"], "bb") == 0
+    assert await redis.do("GET", "entry") is None
+    for held in ("V1", "L1", "Wcc:1000"):
+        await redis.do("SET", "entry", held)
+        assert await redis.run("cache_unmark", ["entry"], "bb") == 0
+        assert await redis.do("GET", "entry") is None
+
+
+async def test_cache_tag(redis: Scripts):
+    assert await redis.run("cache_tag", ["tag"], "G1", 5000) == b"G1"
+    assert await redis.run("cache_tag", ["tag"], "G2", 60_000) == b"G1"
+    assert 50_000 < await redis.do("PTTL", "tag") <= 60_000
+    assert await redis.run("cache_tag", ["tag"], "G2", 5000) == b"G1"
+    assert await redis.do("PTTL", "tag") > 50_000
+    await redis.run("cache_mark", ["tag"], "aa", 5000)
+    assert (await redis.run("cache_tag", ["tag"], "G2", 5000)).startswith(b"Waa:")
+    assert await redis.do("PTTL", "tag") <= 5000
+    await redis.run("cache_unmark", ["tag"], "aa")
+    assert await redis.run("cache_tag", ["tag"], "G2", 5000) == b"G2"
 
 
 async def test_counter_add(redis: Scripts):
@@ -120,6 +202,37 @@ async def test_session_use(redis: Scripts):
     assert (await use(redis, "a", "t3", "t4"))[0] == b"crowded"
     assert (await use(redis, "a", "another"))[0] == b"reused"
     assert await use(redis, "a", "t3") is None
+
+
+async def test_request(redis: Scripts):
+    keys = ["index", "index:a", "devices", "limit"]
+
+    async def request(token: str, touch: int = 0, *limit: Any) -> Any:
+        count = 4 if limit else 3
+        return await redis.run("request", keys[:count], "a", token, HOUR, touch, 60_000, 9, 1, *limit)
+
+    assert await request("t1") is None
+    assert await redis.do("EXISTS", "devices") == 0
+    await create(redis, "a")
+    opened, noted = await request("t1", HOUR)
+    assert (opened[0], opened[6], noted) == (b"live", 0, 1)
+    # Noted again once a quarter of its time is over.
+    assert (await request("t1", HOUR))[1] == 0
+    there = await redis.do("ZSCORE", "devices", "a")
+    await redis.do("ZADD", "devices", there - 16_000, "a")
+    assert (await request("t1", HOUR))[1] == 1
+    assert 45_000 < await redis.do("PTTL", "devices") <= 60_000
+    one = ["gcra", 1, 60_000_000]
+    assert (await request("t1", HOUR, *one))[2] == [1, 0, 0, 60_000_000]
+    await redis.do("DEL", "devices")
+    opened, noted, decided = await request("t1", 0, *one)
+    # Refused, but used and there.
+    assert (opened[0], opened[6], noted, decided[0]) == (b"live", 1, 1, 0)
+    for name in ("devices", "limit"):
+        await redis.do("DEL", name)
+    assert [each[0] for each in await request("stolen", 0, *one)] == [b"reused"]
+    assert await request("t1", 0, *one) is None
+    assert [await redis.do("EXISTS", name) for name in ("devices", "limit")] == [0, 0]
 
 
 async def test_session_find(redis: Scripts):
@@ -212,11 +325,11 @@ async def test_rate_limit(redis: Scripts):
     assert await limit("refund", 2, NOW, "a") == [1, 2, 0, 1_400_000]
     assert await limit("refund", 5, NOW, "a") == [1, 5, 0, 0]
     assert await redis.do("EXISTS", "a") == 0
-    assert 0 < await redis.do("PTTL", "b") <= 1000
+    assert 0 < await redis.do("PTTL", "b") <= 1250
     # Another rate lives as long as it needs, and those that are over go when one more comes.
     assert (await redis.run("rate_limit", ["b"], "hit", 1, NOW + 1_000_000, "gcra", 1, 9_000_000))[0] == 1
     assert await redis.do("HKEYS", "b") == [b"gcra:1:9000000"]
-    assert 1000 < await redis.do("PTTL", "b") <= 9000
+    assert 1250 < await redis.do("PTTL", "b") <= 11_250
     # By the server's clock.
     assert (await limit("hit", 1, "", "c"))[:2] == [1, 4]
 

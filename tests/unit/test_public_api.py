@@ -55,6 +55,8 @@ BY_POSITION = {
     # One thought: which counter, and which of them.
     "CounterRepository.get": ["day"],
     "CounterRepository.range": ["first", "last"],
+    # One thought: who calls what.
+    "MultiDB.request": ["endpoint"],
     # One thought: whose limit, at what, and which.
     "RateLimitRepository.hit": ["endpoint", "rate"],
     "RateLimitRepository.require": ["endpoint", "rate"],

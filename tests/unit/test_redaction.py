@@ -65,6 +65,7 @@ def test_an_application_adds_its_own_keys():
         ("api_key: abc", f"api_key: {REDACTED}"),
         ("paid by 4111 1111 1111 1111.", f"paid by {REDACTED}."),
         ("card 5555555555554444", f"card {REDACTED}"),
+        ("the shortest there is: 4-222222222222", f"the shortest there is: {REDACTED}"),
         # No card has this check digit; and these are a time and an id.
         ("order 4111111111111112", "order 4111111111111112"),
         ("took 1234567890123456.5 ns", "took 1234567890123456.5 ns"),

@@ -30,6 +30,7 @@ from multidb import (
     VersionedDocument,
 )
 from multidb.registry import BUILT_IN, ROUTES, route_all
+from multidb.repositories.job_endings import Ending
 from multidb.repositories.repository import Repository
 from multidb.repositories.session_tokens import SessionTokens
 from multidb.repositories.users import UserRepository
@@ -111,6 +112,7 @@ def test_every_built_in_repository_is_an_attribute_by_its_entitys_name() -> None
         assert getattr(db, repository.entity()) is db[repository]
         assert type(db[repository]) is repository
     assert {route.entity for route in db.routes} == {repository.entity() for repository in BUILT_IN}
+    assert get_type_hints(MultiDB) == {repository.entity(): repository for repository in BUILT_IN}
 
 
 # --- an application's own
@@ -458,6 +460,7 @@ CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     "jobs.fail": lambda db: db.jobs.fail(CLAIMED, "no"),
     "jobs.snooze": lambda db: db.jobs.snooze(CLAIMED, timedelta(seconds=1)),
     "jobs.release": lambda db: db.jobs.release(CLAIMED),
+    "jobs.finish": lambda db: db.jobs.finish([Ending(CLAIMED, "completed")]),
     "jobs.rescue": lambda db: db.jobs.rescue(),
     "jobs.cancel": lambda db: db.jobs.cancel(ID),
     "jobs.retry": lambda db: db.jobs.retry(ID),
@@ -565,6 +568,7 @@ CALLS: dict[str, Callable[[MultiDB], Awaitable[Any]]] = {
     "counters.increment": lambda db: db.counters.increment("GET /"),
     "counters.get": lambda db: db.counters.get("GET /", date(2026, 1, 1)),
     "counters.range": lambda db: db.counters.range("GET /", date(2026, 1, 1), date(2026, 1, 2)),
+    "counters.rollup": lambda db: db.counters.rollup(datetime.now(UTC).date()),
     "counters.top": lambda db: db.counters.top(date(2026, 1, 1)),
 }
 

@@ -8,6 +8,7 @@ from uuid import UUID
 from bson import CodecOptions, DatetimeConversion, decode, encode
 from bson.binary import UuidRepresentation
 from bson.errors import BSONError
+from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 
 from multidb.errors import DataError
@@ -16,6 +17,7 @@ __all__ = [
     "MAX_DOCUMENT",
     "Document",
     "Encoded",
+    "Long",
     "decoded",
     "encoded",
     "encoded_already",
@@ -26,6 +28,8 @@ __all__ = [
 Document: TypeAlias = dict[str, Any]
 #: A document ready to be sent; `.raw` are its bytes.
 Encoded: TypeAlias = RawBSONDocument
+#: What a whole number of eight bytes is read as; one of four is an `int`.
+Long: TypeAlias = Int64
 
 #: The bytes one document may take: https://www.mongodb.com/docs/manual/reference/limits/
 MAX_DOCUMENT = 16 * 1024 * 1024
@@ -37,6 +41,9 @@ _MAX_MESSAGE = 47_000_000
 
 #: What has nothing within; told apart at once, for nearly every value is of one of these.
 _PLAIN = frozenset({str, int, float, bool, bytes, datetime, UUID, type(None)})
+
+#: What stands before the sixteen bytes of an `_id` that is a UUID: https://bsonspec.org/spec.html
+_ID = b"\x05_id\0\x10\0\0\0\x04"
 
 #: As the client has them.
 _OPTIONS: CodecOptions[Document] = CodecOptions(
@@ -56,7 +63,7 @@ def encoded(document: Mapping[str, Any], *, operation: str) -> Encoded:
         if type(value) not in _PLAIN and (problem := _misnamed(value, 1)):
             raise DataError(f"`{field_of(name)}`: {problem}", operation=operation)
     try:
-        raw = encode(document, codec_options=_OPTIONS)
+        raw = _written(document)
     except (BSONError, OverflowError, UnicodeEncodeError) as error:
         raise DataError(_unwritable(document), operation=operation) from error
     if len(raw) > MAX_DOCUMENT:
@@ -67,6 +74,22 @@ def encoded(document: Mapping[str, Any], *, operation: str) -> Encoded:
             operation=operation,
         )
     return RawBSONDocument(raw)
+
+
+def _written(document: Mapping[str, Any]) -> bytes:
+    """Return a document as BSON.
+
+    An `_id` that is a UUID, as nearly all are, is written here: of each the driver makes an object
+    of its own first, in Python, which takes as long as the rest of a small document.
+    """
+    id = document.get("_id")
+    if type(id) is not UUID:
+        return encode(document, codec_options=_OPTIONS)
+    others = dict(document)
+    del others["_id"]
+    raw = encode(others, codec_options=_OPTIONS)
+    size = (len(raw) + len(_ID) + 16).to_bytes(4, "little")
+    return b"".join((size, _ID, id.bytes, raw[4:]))
 
 
 def decoded(document: Encoded) -> Document:

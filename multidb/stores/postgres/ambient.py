@@ -1,7 +1,7 @@
 """The ambient transaction: whoever calls a repository inside `async with db.transaction()` joins it."""
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Awaitable, Callable, Collection
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 from uuid import UUID
 
 from asyncpg.pool import PoolConnectionProxy
@@ -9,7 +9,16 @@ from asyncpg.pool import PoolConnectionProxy
 from multidb.stores.ambient import Ambient, Owned
 from multidb.stores.postgres.outbox import Told, write
 
-__all__ = ["AMBIENT", "TENANT_ROLE", "AfterCommit", "Connection", "OnCommit", "Transaction"]
+__all__ = [
+    "AMBIENT",
+    "TENANT_ROLE",
+    "AfterCommit",
+    "Connection",
+    "Mark",
+    "Marker",
+    "OnCommit",
+    "Transaction",
+]
 
 if TYPE_CHECKING:
     import asyncpg
@@ -33,6 +42,24 @@ AfterCommit: TypeAlias = Callable[[], Awaitable[None]]
 OnCommit: TypeAlias = Callable[[], Awaitable[object]]
 
 
+class Mark(Protocol):
+    """Stands around one commit. Neither call raises: a commit must not fail by what it is told to."""
+
+    async def begin(self) -> None:
+        """COMMIT is about to be sent. On the transaction's own connection statements may still run."""
+
+    async def end(self) -> None:
+        """COMMIT was answered, or will never be; or the transaction was rolled back."""
+
+
+class Marker(Protocol):
+    """Is told of every commit that changes what it keeps copies of."""
+
+    def mark(self, keys: Collection[str]) -> Mark:
+        """Return what is to stand around a commit that changes what these copies were made of."""
+        ...
+
+
 def seen(tenant: UUID | None) -> tuple[str, str]:
     """Return the arguments of `SEE` for one company's rows, or for everybody's."""
     return ("none", "") if tenant is None else (TENANT_ROLE, str(tenant))
@@ -50,6 +77,10 @@ class Transaction(Owned):
         self.undone = False
         #: Whose rows the connection's statements now see.
         self.tenant: UUID | object | None = None
+        #: What it changes, by who keeps copies of it.
+        self.changed: dict[Marker, dict[str, None]] = {}
+        #: What stands around its commit, once that has begun.
+        self.marks: list[Mark] = []
         self.after_commit: list[AfterCommit] = []
         self.when_committed: list[OnCommit] = []
         #: Whether it may write nothing.
@@ -64,6 +95,24 @@ class Transaction(Owned):
         logged: the commit has happened, and the others run all the same.
         """
         self.when_committed.append(action)
+
+    def change(self, marker: Marker, keys: Collection[str]) -> None:
+        """Have `marker` told of these keys around the commit. A savepoint that rolls back forgets its own."""
+        self.changed.setdefault(marker, {}).update(dict.fromkeys(keys))
+
+    def join(self, savepoint: "Transaction") -> None:
+        """Take over what is to be done around and after the commit from a savepoint that has ended."""
+        for marker, keys in savepoint.changed.items():
+            self.change(marker, keys)
+        self.after_commit += savepoint.after_commit
+        self.when_committed += savepoint.when_committed
+        self.told += savepoint.told
+
+    async def mark(self) -> None:
+        """Tell those who keep copies of what it changes that it is about to be committed."""
+        self.marks = [marker.mark(keys) for marker, keys in self.changed.items()]
+        for mark in self.marks:
+            await mark.begin()
 
     async def write_told(self) -> None:
         """Write down what is to follow the commit, just before it."""
@@ -81,6 +130,7 @@ class Transaction(Owned):
     def forget(self) -> None:
         """Be rolled back: drop what was to be done after the commit, for there will be none."""
         self.undone = True
+        self.changed.clear()
         self.after_commit.clear()
         self.when_committed.clear()
         self.told.clear()

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,6 +25,7 @@ from multidb.stores.postgres.ambient import (
     TENANT_ROLE,
     AfterCommit,
     Connection,
+    Marker,
     OnCommit,
     Transaction,
 )
@@ -125,9 +126,7 @@ class Transactions:
             if savepoint is not None:
                 if not savepoint.undone:
                     outer.tenant = savepoint.tenant
-                outer.after_commit += savepoint.after_commit
-                outer.when_committed += savepoint.when_committed
-                outer.told += savepoint.told
+                outer.join(savepoint)
 
     async def run(self, work: Callable[[Transaction], Awaitable[V]], *, attempts: int, options: Options) -> V:
         """Run `work` in a transaction, again from the start while PostgreSQL asks for that.
@@ -159,6 +158,27 @@ class Transactions:
                 await complete(_run_all([action]))
 
     @asynccontextmanager
+    async def changing(self, marker: Marker, keys: Collection[str]) -> AsyncIterator[None]:
+        """Have `marker` told of these keys around the commit of what the block writes.
+
+        Outside a transaction the block is one statement, its own commit. What it writes may be
+        committed although it fails, for an answer may be lost.
+        """
+        transaction = self.current()
+        if transaction is not None:
+            transaction.change(marker, keys)
+            yield
+            return
+        mark = marker.mark(keys)
+        # Under way until the mark is taken back: closing must not come between.
+        with self._under_way():
+            try:
+                await complete(mark.begin())
+                yield
+            finally:
+                await complete(mark.end())
+
+    @asynccontextmanager
     async def _outermost(self, options: Options) -> AsyncIterator[Transaction]:
         transaction: Transaction | None = None
         committed: list[OnCommit] = []
@@ -172,8 +192,9 @@ class Transactions:
                 committed = transaction.when_committed
             finally:
                 # Also after an error: a COMMIT whose answer was lost may have happened.
-                if transaction is not None and transaction.after_commit:
-                    await complete(_run_all(transaction.after_commit))
+                if transaction is not None and (transaction.marks or transaction.after_commit):
+                    ends = [mark.end for mark in transaction.marks]
+                    await complete(_run_all([*ends, *transaction.after_commit]))
         await _run_all(committed)
 
     @asynccontextmanager
@@ -205,6 +226,9 @@ class Transactions:
                     yield transaction
             finally:
                 AMBIENT.leave(transaction, token)
+            if depth == 0 and transaction.changed:
+                await complete(transaction.mark())
+            # After the marks: what could not be marked may be told too. Streams are locked from here on.
             if depth == 0 and transaction.told:
                 with translating("transaction"):
                     await complete(transaction.write_told())

@@ -94,13 +94,16 @@ class RedisStore(Store[Servers]):
             command = scripted(script, keys, arguments, repeatable=repeatable)
         return told((await self._replies(command))[0], operation)
 
-    async def send(self, commands: Sequence[Command], *, operation: str) -> list[Any]:
+    async def send(self, commands: Sequence[Command], *, operation: str, insist: bool = False) -> list[Any]:
         """Run commands and scripts in one round trip, and return a reply for each.
 
         They are not a transaction, and those of one key only run in their order if no script among
-        them has to be loaded first. Raises: what the first one that failed raises; all are sent.
+        them has to be loaded first. With `insist` they are tried also while calls fail at once, for a
+        quarter of a second. Raises: what the first one that failed raises; all are sent.
         """
-        return [told(reply, operation) for reply in await self._replies(*commands)]
+        with self.under_way:
+            replies = await self.opened.send(tuple(commands), insist=insist)
+        return [told(reply, operation) for reply in replies]
 
     @asynccontextmanager
     async def dedicated(self, key: Key, *, operation: str) -> AsyncIterator[Dedicated]:
@@ -122,6 +125,14 @@ class RedisStore(Store[Servers]):
         """
         async with self.opened.listener.listen(channels, operation) as messages:
             yield messages
+
+    def incarnation(self, key: Key) -> bytes:
+        """Return what tells one run of the server that has `key` from another, before it and after.
+
+        What a server still holds after a restart or a failover may have missed writes. Empty where it
+        is not known.
+        """
+        return self.opened.incarnation(key)
 
     async def _replies(self, *call: Command) -> list[Any]:
         with self.under_way:

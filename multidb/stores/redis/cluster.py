@@ -82,13 +82,13 @@ class Cluster(Servers):
         self._look: asyncio.Task[Exception | None] | None = None
         self._looked_at = 0.0
 
-    async def send(self, call: Call) -> list[Any]:
+    async def send(self, call: Call, *, insist: bool = False) -> list[Any]:
         if not self._owners and (problem := await self._find_out()) is not None:
             return [problem] * len(call)
         replies: list[Any] = [None] * len(call)
         going = {index: _Way(self._owner(command.key)) for index, command in enumerate(call)}
         for _ in range(1 + _REDIRECTIONS):
-            await self._go(call, going, replies)
+            await self._go(call, going, replies, insist=insist)
             going = {
                 index: onward
                 for index, way in going.items()
@@ -116,6 +116,10 @@ class Cluster(Servers):
             raise SlotNotCoveredError
         return self._at(owner)
 
+    def incarnation(self, key: Key) -> bytes:
+        owner = self._owner(key) if self._owners else None
+        return b"" if owner is None else self._at(owner).incarnation
+
     @property
     def nodes(self) -> Collection[Node]:
         return self._nodes.values()
@@ -129,7 +133,7 @@ class Cluster(Servers):
             await node.close()
         await self.client.aclose()
 
-    async def _go(self, call: Call, going: Mapping[int, _Way], replies: list[Any]) -> None:
+    async def _go(self, call: Call, going: Mapping[int, _Way], replies: list[Any], *, insist: bool) -> None:
         """Send the commands at these places, one call a node, and put their replies there."""
         by_host: dict[Host, list[int]] = {}
         for index, way in going.items():
@@ -144,7 +148,8 @@ class Cluster(Servers):
                 for index in indexes
                 for command in ((_ASKING, call[index]) if going[index].asking else (call[index],))
             ]
-            got = dict(zip(sent, await self._at(host).send(tuple(sent)), strict=True))
+            told = await self._at(host).send(tuple(sent), insist=insist)
+            got = dict(zip(sent, told, strict=True))
             for index in indexes:
                 replies[index] = got[call[index]]
 

@@ -1,7 +1,7 @@
 """The connections to one server: kept open, and lent to one user at a time."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from redis.asyncio.connection import AbstractConnection
@@ -14,11 +14,17 @@ class Connections:
     """Connections of redis-py's, made by `make` and opened when they are first lent.
 
     How many there may be is up to who takes them, and so is the deadline of all they do: `make`
-    gives them no timeout of their own, which would cost a task a write and a timer a reply.
+    gives them no timeout of their own, which would cost a task a write and a timer a reply. `greet`
+    is called with each that was opened, before it is lent.
     """
 
-    def __init__(self, make: Callable[[], AbstractConnection]) -> None:
+    def __init__(
+        self,
+        make: Callable[[], AbstractConnection],
+        greet: Callable[[AbstractConnection], Awaitable[None]] | None = None,
+    ) -> None:
         self._make = make
+        self._greet = greet
         self._idle: list[AbstractConnection] = []
         self._lent: set[AbstractConnection] = set()
         self._closed = False
@@ -50,6 +56,8 @@ class Connections:
                 await connection.disconnect(nowait=True)
             with _heeding():
                 await connection.connect()  # type: ignore[no-untyped-call]
+                if self._greet is not None:
+                    await self._greet(connection)
         except BaseException:
             await self.drop(connection)
             raise

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from datetime import date, datetime
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
@@ -24,6 +25,8 @@ _SAFE = "@+=,~!*'()/"
 
 _MAX_LENGTH = 1024
 _MAX_BITS = 256
+#: Characters of a text whose spelling is kept: as a rule there are few of them, endpoints and the like.
+_FEW = 100
 
 
 class KeyPattern:
@@ -75,7 +78,7 @@ def _spell(name: str, value: Any) -> str:
         case int() if value.bit_length() <= _MAX_BITS:
             return str(value)
         case str() if value and _is_text(value):
-            return quote(value, safe=_SAFE)
+            return _encoded(value) if len(value) < _FEW else quote(value, safe=_SAFE)
         case date() if not isinstance(value, datetime):
             return value.isoformat()
         case _:
@@ -83,6 +86,11 @@ def _spell(name: str, value: Any) -> str:
     raise DataError(
         f"`{name}` cannot stand in a key: it must be a UUID, an int, a date or a string that is not empty"
     )
+
+
+@lru_cache(maxsize=4096)
+def _encoded(value: str) -> str:
+    return quote(value, safe=_SAFE)
 
 
 def _is_text(value: str) -> bool:

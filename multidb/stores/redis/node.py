@@ -7,6 +7,7 @@ run. Only what is `repeatable` is then sent again, once, by itself.
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -29,6 +30,10 @@ Call: TypeAlias = tuple[Command, ...]
 
 #: Round trips under way at a time.
 _LANES = 4
+#: Seconds that who insists may take.
+_INSISTENCE = 0.25
+
+_INFO = pack("INFO", "server")
 
 
 class Node:
@@ -44,15 +49,23 @@ class Node:
         lanes = max(1, min(_LANES, limit - 1))
         self.breaker = breaker
         self._timeout = timeout
-        self._connections = Connections(make)
+        #: Which run of the server this is, by the last connection that was opened: another one after a
+        #: restart or a failover. Empty before the first, and where the server does not say.
+        self.incarnation = b""
+        self._connections = Connections(make, self._greet)
         self._batcher: Batcher[Call, list[Any]] = Batcher(self._alone, self._together, lanes=lanes)
         #: For those who need one for themselves.
         self.dedicated = DedicatedConnections(Connections(make), limit=max(1, limit - lanes), timeout=timeout)
 
-    async def send(self, call: Call) -> list[Any]:
-        """Return a reply a command; an exception where there is none. Never raises one of the driver's."""
+    async def send(self, call: Call, *, insist: bool = False) -> list[Any]:
+        """Return a reply a command; an exception where there is none. Never raises one of the driver's.
+
+        Who insists tries also while others are refused, for a moment.
+        """
         if self.breaker.refuses:
-            return [Refused()] * len(call)
+            if not insist:
+                return [Refused()] * len(call)
+            return await self._trip(call, asking=True, seconds=min(self._timeout, _INSISTENCE))
         return await self._batcher.get(call) or []
 
     async def ask(self, call: Call) -> list[Any]:
@@ -70,6 +83,9 @@ class Node:
         await self._connections.close()
         await self._batcher.close()
 
+    async def _greet(self, connection: AbstractConnection) -> None:
+        self.incarnation = await _run_id(connection)
+
     async def _alone(self, call: Call, _: Any) -> list[Any]:
         return await self._trip(call)
 
@@ -77,10 +93,12 @@ class Node:
         replies = iter(await self._trip([command for call in calls for command in call]))
         return {call: [next(replies) for _ in call] for call in calls}
 
-    async def _trip(self, commands: Sequence[Command], *, asking: bool = False) -> list[Any]:
+    async def _trip(
+        self, commands: Sequence[Command], *, asking: bool = False, seconds: float | None = None
+    ) -> list[Any]:
         if not (self.breaker.admit() or asking):
             return [Refused()] * len(commands)
-        deadline = asyncio.get_running_loop().time() + self._timeout
+        deadline = asyncio.get_running_loop().time() + (seconds or self._timeout)
         replies = await self._exchange([command.packed for command in commands], deadline)
         again = [
             index
@@ -124,6 +142,16 @@ class Node:
         else:
             self.breaker.answered()
         return replies
+
+
+async def _run_id(connection: AbstractConnection) -> bytes:
+    await connection.send_packed_command([_INFO], check_health=False)
+    try:
+        told: Any = await connection.read_response()
+    except ResponseError:
+        return b""  # it may be forbidden
+    found = re.search(rb"run_id:(\w+)", told)
+    return b"" if found is None else found[1]
 
 
 def _may_go_again(command: Command, reply: Exception) -> bool:

@@ -36,8 +36,8 @@ class Servers(ABC):
         self._timeout = settings.redis_timeout.total_seconds()
 
     @abstractmethod
-    async def send(self, call: Call) -> list[Any]:
-        """Return a reply a command."""
+    async def send(self, call: Call, *, insist: bool = False) -> list[Any]:
+        """Return a reply a command. Who insists tries also where calls are refused, for a moment."""
 
     @abstractmethod
     async def ask(self, call: Call) -> list[list[Any]]:
@@ -46,6 +46,10 @@ class Servers(ABC):
     @abstractmethod
     async def locate(self, key: Key) -> Node:
         """Return the server that has this key. Raises: what redis-py raises if nobody has."""
+
+    @abstractmethod
+    def incarnation(self, key: Key) -> bytes:
+        """Return which run of which server has this key, as far as is known without asking."""
 
     @property
     @abstractmethod
@@ -107,14 +111,17 @@ class Single(Servers):
         self._only = self._node(self._make)
         self.listener = Listener(Connections(self._make), timeout=self._timeout)
 
-    async def send(self, call: Call) -> list[Any]:
-        return await self._only.send(call)
+    async def send(self, call: Call, *, insist: bool = False) -> list[Any]:
+        return await self._only.send(call, insist=insist)
 
     async def ask(self, call: Call) -> list[list[Any]]:
         return [await self._only.ask(call)]
 
     async def locate(self, key: Key) -> Node:
         return self._only
+
+    def incarnation(self, key: Key) -> bytes:
+        return self._only.incarnation
 
     @property
     def nodes(self) -> Collection[Node]:

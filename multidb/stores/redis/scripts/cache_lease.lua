@@ -2,11 +2,12 @@
 -- KEYS[1]  the entry
 -- ARGV[1]  the lease: 'L' and a token nobody else has
 -- ARGV[2]  how long it stands, in milliseconds
--- ARGV[3]  what the entry was seen to hold: a value that cannot be read any more, or '' for nothing
--- Returns 1 if the lease was taken, 0 if the entry holds something else by now.
-local held = redis.call('GET', KEYS[1]) or ''
-if held ~= ARGV[3] then
-  return 0
+-- ARGV[3]  what the entry was seen to hold: what is to be replaced, or '' for nothing
+-- Returns nil if the lease was taken, else what the entry holds by now.
+local held = redis.pcall('GET', KEYS[1])
+-- What is no string is nobody's entry, and stands in the way.
+if type(held) == 'string' and held ~= ARGV[3] then
+  return held
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1
+return nil

@@ -66,7 +66,8 @@ local function write_limit(limit, now)
   end
   local rest = math.ceil((last.leaves - now) / 1000)
   if redis.call('PTTL', limit.key) < rest then
-    redis.call('PEXPIRE', limit.key, rest)
+    -- A little longer, lest every call that follows have to.
+    redis.call('PEXPIRE', limit.key, math.ceil(rest * 5 / 4))
   end
 end
 

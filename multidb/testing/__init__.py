@@ -31,8 +31,14 @@ from multidb.ops import migrations
 from multidb.ops.disposable import Databases, empty_database, isolated
 from multidb.settings import Settings
 from multidb.stack import EmbeddedStack, docker_engine_answers
+from multidb.testing.race_subjects import RaceSubject
+from multidb.testing.races import Race, StaleRead, cache_race
 
 __all__ = [
+    "Race",
+    "RaceSubject",
+    "StaleRead",
+    "cache_race",
     "db",
     "empty_database",
     "isolated",

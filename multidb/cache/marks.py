@@ -1,0 +1,124 @@
+"""What the cache is told of commits: marks before them, taken back after them.
+
+A mark that could not be set, or not be taken back, is owed: its entries are not read here, and are
+invalidated as soon as Redis answers again. What is owed ends with the process. The place for what
+outlives it is `_Mark.begin`, which knows before COMMIT that Redis did not hear of it.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Collection
+from contextvars import Context
+from datetime import timedelta
+
+from multidb.errors import MultiDBError
+from multidb.stores.redis.client import RedisStore
+from multidb.stores.redis.commands import scripted
+from multidb.stores.redis.outage import Outage
+
+__all__ = ["Marks"]
+
+_OPERATION = "cache.invalidate"
+#: The most entries that may be owed; the oldest are forgotten then, and live until they expire.
+_MOST_OWED = 10_000
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
+
+
+class Marks:
+    """Marks the entries of the cache around commits."""
+
+    def __init__(self, redis: RedisStore, outage: Outage, *, lifetime: timedelta) -> None:
+        """`lifetime` is longer than what stands between a mark and the end of its commit may take."""
+        self._redis = redis
+        self._outage = outage
+        self._lives = int(lifetime.total_seconds() * 1000)
+        #: By entry, the marks of it that are to be taken back; '' stands for none.
+        self.owed: dict[str, set[str]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def mark(self, keys: Collection[str]) -> "_Mark":
+        """Return what is to stand around a commit. Raises: NotOpenError."""
+        _ = self._redis.opened
+        return _Mark(self, tuple(keys))
+
+    async def put(self, keys: Collection[str], token: str) -> None:
+        """Mark entries."""
+        commands = [scripted("cache_mark", [key], [token, self._lives], repeatable=True) for key in keys]
+        try:
+            await self._redis.send(commands, operation=_OPERATION, insist=True)
+        except MultiDBError as error:
+            self._outage.began(error)
+        else:
+            self._outage.over()
+
+    async def take_back(self, keys: Collection[str], token: str = "") -> None:
+        """Take marks back, and invalidate the entries. What does not reach Redis is owed."""
+        try:
+            await self._unmark({key: {token} for key in keys})
+        except MultiDBError as error:
+            self._outage.began(error)
+            for key in keys:
+                self.owed.setdefault(key, set()).add(token)
+            while len(self.owed) > _MOST_OWED:
+                del self.owed[next(iter(self.owed))]
+            self._pay_later()
+
+    async def close(self) -> None:
+        """Try once more what is owed, and give it up."""
+        task, self._task = self._task, None
+        if task is not None and task.get_loop() is asyncio.get_running_loop():
+            task.cancel()
+            await asyncio.wait([task])
+        if self.owed:
+            await self._pay()
+
+    async def _unmark(self, marks: dict[str, set[str]]) -> None:
+        commands = [
+            scripted("cache_unmark", [key], [token], repeatable=True)
+            for key, tokens in marks.items()
+            for token in tokens
+        ]
+        await self._redis.send(commands, operation=_OPERATION, insist=True)
+        self._outage.over()
+
+    def _pay_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._task is None or self._task.done() or self._task.get_loop() is not loop:
+            # In an empty context, for it is part of nobody's call.
+            self._task = loop.create_task(self._pay_all(), context=Context())
+
+    async def _pay_all(self) -> None:
+        pause = _FIRST_PAUSE
+        while self.owed:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            await self._pay()
+
+    async def _pay(self) -> None:
+        owed = {key: set(tokens) for key, tokens in self.owed.items()}
+        try:
+            await self._unmark(owed)
+        except MultiDBError as error:
+            self._outage.began(error)
+            return
+        for key, tokens in owed.items():
+            left = self.owed.get(key, set()) - tokens
+            if left:
+                self.owed[key] = left
+            else:
+                self.owed.pop(key, None)
+
+
+class _Mark:
+    """Stands around one commit, in the entries that it changes."""
+
+    def __init__(self, marks: Marks, keys: tuple[str, ...]) -> None:
+        self._marks = marks
+        self._keys = keys
+        self._token = secrets.token_hex(8)
+
+    async def begin(self) -> None:
+        await self._marks.put(self._keys, self._token)
+
+    async def end(self) -> None:
+        await self._marks.take_back(self._keys, self._token)

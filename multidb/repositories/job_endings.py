@@ -1,0 +1,61 @@
+"""What is said of a claimed job: how far it is, and how it ended."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+from multidb.errors import DataError
+from multidb.models.jobs import Job
+
+__all__ = ["Ending", "Told", "checked_delay", "checked_lease", "checked_share", "error_text"]
+
+_SHORTEST, _LONGEST = timedelta(milliseconds=100), timedelta(days=1)
+_LONGEST_ERROR = 10_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ending:
+    """What became of a claimed job: it is like no other, whatever it says."""
+
+    job: Job
+    #: "retried" is dead after the last attempt, "put back" counts as none.
+    outcome: Literal["completed", "retried", "failed", "put back", "cancelled"]
+    error: str | None = None
+    result: dict[str, Any] | None = None
+    #: After how long it may be claimed again; None for when it was due.
+    delay: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Told:
+    """How far a claimed job is."""
+
+    job: Job
+    share: float
+
+
+def checked_lease(lease: object, operation: str) -> timedelta:
+    """Return for how long a claim is to stand. Raises: DataError."""
+    if not isinstance(lease, timedelta) or not _SHORTEST <= lease <= _LONGEST:
+        raise DataError("`lease` must be a timedelta from 100 milliseconds to a day", operation=operation)
+    return lease
+
+
+def checked_share(share: object, operation: str) -> float:
+    """Return how much of a job is done. Raises: DataError."""
+    if not isinstance(share, int | float) or not 0 <= share <= 1:
+        raise DataError("`share` must be a number from 0 to 1", operation=operation)
+    return float(share)
+
+
+def checked_delay(delay: object, operation: str) -> timedelta:
+    """Return how long a job is to wait. Raises: DataError."""
+    if not isinstance(delay, timedelta) or not timedelta(0) <= delay <= timedelta(days=366):
+        raise DataError("the delay must be a timedelta from zero to 366 days", operation=operation)
+    return delay
+
+
+def error_text(error: str | BaseException) -> str:
+    """Return an error as a text that PostgreSQL and MongoDB hold: of a long one, the beginning."""
+    text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error
+    return text.replace("\0", "\ufffd").encode("utf-8", "backslashreplace").decode()[:_LONGEST_ERROR]

@@ -1,0 +1,306 @@
+"""`Worker`: claims jobs, calls their handlers, and stores what became of them."""
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import socket
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from contextvars import Context, copy_context
+from datetime import timedelta
+from uuid import UUID
+
+from multidb.client import MultiDB
+from multidb.errors import ConfigurationError, MultiDBError
+from multidb.models.ids import uuid7
+from multidb.repositories.job_wakeups import CANCEL
+from multidb.repositories.repository import MAX_PAGE
+from multidb.stores.completion import complete
+from multidb.worker.attempt import Attempt
+from multidb.worker.finisher import Finisher
+from multidb.worker.handlers import Function, Handlers
+from multidb.worker.held import Held, Hold
+from multidb.worker.schedule import keep_time
+
+__all__ = ["Worker"]
+
+_log = logging.getLogger("multidb.worker")
+
+#: Jobs are claimed ahead that will begin within so many seconds, going by those of late; no more than these.
+_AHEAD = 0.05
+_MOST_AHEAD = 200
+#: How long a free place waits for others, so that they claim together, in seconds.
+_GATHERED = 0.005
+#: Finished jobs may wait for being stored, so many for each place.
+_UNSTORED = 20
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+
+
+class Worker:
+    """Does the jobs of some queues, `concurrency` at a time, until it is told to stop.
+
+    ::
+
+        worker = Worker(db, queues=["documents"], handlers=handlers)
+        await worker.run()  # or `multidb worker module:worker`, which opens `db` and heeds SIGTERM
+
+    A job runs as its company's: `db.tenant(...)` is around its handler. Its result goes to
+    `ai_processing_results`. Of several queues each is first in turn; with `fair`, so are a queue's
+    companies. `lease` is how long a job stays with a worker that has died; handlers may take longer. Told
+    to stop, it claims no more, lets handlers finish for `stop_within`, then cancels them and puts their
+    jobs back. With `retention`, completed and cancelled jobs are deleted that long after.
+
+    A handler that does not give way to the event loop keeps the leases from being extended: what
+    computes belongs into `asyncio.to_thread`.
+    """
+
+    def __init__(
+        self,
+        db: MultiDB,
+        *,
+        queues: Sequence[str],
+        handlers: Handlers | Mapping[str, Function],
+        concurrency: int = 10,
+        lease: timedelta = timedelta(seconds=30),
+        poll: timedelta = timedelta(seconds=1),
+        stop_within: timedelta = timedelta(seconds=25),
+        fair: bool = False,
+        retention: timedelta | None = None,
+        name: str | None = None,
+    ) -> None:
+        if isinstance(queues, str) or not queues:
+            raise ConfigurationError("`queues` must name one queue or more, in a list")
+        if type(concurrency) is not int or not 1 <= concurrency <= MAX_PAGE:
+            raise ConfigurationError(f"`concurrency` must be a whole number from 1 to {MAX_PAGE}")
+        self.db = db
+        #: What this worker is called where its jobs are shown: machine, process, and a number.
+        self.name = name or f"{socket.gethostname()}:{os.getpid()}:{uuid7().hex[-6:]}"
+        self._queues = list(queues)
+        self._handlers = handlers if isinstance(handlers, Handlers) else Handlers(handlers)
+        #: How many jobs at a time.
+        self.concurrency = concurrency
+        self._lease = lease
+        self._poll = poll.total_seconds()
+        self._stop_within = stop_within.total_seconds()
+        self._fair = fair
+        self._retention = retention
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._hold = Hold(self.db, self._lease)
+        self._finisher = Finisher(self.db, self._stored)
+        self._ahead: deque[Held] = deque()
+        self._working = 0
+        #: How long handlers took of late, in seconds.
+        self._took: float | None = None
+        self._woken = asyncio.Event()
+        self._freed = asyncio.Event()
+        self._stopping = asyncio.Event()
+
+    # --- from outside
+
+    def main(self) -> None:
+        """Open the database, work until SIGTERM or SIGINT, and close it. A second signal stops at once."""
+        asyncio.run(self._main())
+
+    async def run(self) -> None:
+        """Work until `stop()`, or until cancelled, which gives handlers no time to finish.
+
+        While PostgreSQL is away it waits for it. May be run again.
+        """
+        # In an empty context: what it calls is part of nobody's transaction, and for all companies.
+        task = asyncio.get_running_loop().create_task(self._run(), context=Context())
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait([task])
+            raise
+
+    def stop(self) -> None:
+        """Claim no more, finish what has begun, and return from `run`. Idempotent."""
+        self._stopping.set()
+        self._woken.set()
+        self._freed.set()
+
+    async def _main(self) -> None:
+        loop = asyncio.get_running_loop()
+        async with self.db:
+            running = asyncio.ensure_future(self.run())
+
+            def stop() -> None:
+                if self._stopping.is_set():
+                    running.cancel()
+                self.stop()
+
+            for each in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(each, stop)
+            with suppress(asyncio.CancelledError):
+                await running
+
+    # --- claiming
+
+    async def _run(self) -> None:
+        with self.db.unscoped():
+            loop = asyncio.get_running_loop()
+            self._context = copy_context()
+            beside = [
+                loop.create_task(each)
+                for each in (
+                    self._hold.keep(),
+                    self._finisher.run(),
+                    self._sweep(),
+                    keep_time(self.db, self._handlers.schedules),
+                )
+            ]
+            within = self._stop_within
+            try:
+                async with self.db.jobs.listen(self._heard):
+                    await self._claim_on()
+            except asyncio.CancelledError:
+                within = 0.0
+                raise
+            finally:
+                await complete(self._wind_up(within, beside))
+                self._begin_anew()
+
+    async def _claim_on(self) -> None:
+        pause = _FIRST_PAUSE
+        while not self._stopping.is_set():
+            if not self._room():
+                self._freed.clear()
+                await self._freed.wait()
+            elif self._working and self._room() < self.concurrency // 2:
+                await asyncio.sleep(_GATHERED)
+            self._woken.clear()
+            try:
+                idle = not await self._claim()
+            except MultiDBError as error:
+                if not error.retryable:
+                    raise
+                _log.warning("no jobs can be claimed, and it is tried again: %s", error)
+                await self._nap(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                continue
+            pause = _FIRST_PAUSE
+            if idle:
+                await self._nap(self._poll * random.uniform(0.8, 1.2))  # noqa: S311 - it spreads, and is no secret
+
+    async def _claim(self) -> bool:
+        """Claim from each queue in turn; return whether any had as many jobs as there was room for."""
+        full = False
+        for queue in self._queues:
+            room = min(self._room(), MAX_PAGE)
+            if room <= 0 or self._stopping.is_set():
+                return True
+            began = asyncio.get_running_loop().time()
+            # To its end: what was claimed must not be forgotten.
+            jobs = await complete(
+                self.db.jobs.claim(queue, limit=room, worker=self.name, lease=self._lease, fair=self._fair)
+            )
+            for job in jobs:
+                self._ahead.append(self._hold.add(job, began))
+            self._begin()
+            full = full or len(jobs) == room
+        self._queues.append(self._queues.pop(0))
+        return full
+
+    def _room(self) -> int:
+        """Return how many jobs to claim now: for the places that are free, and some ahead."""
+        ahead = 0
+        if self._took is not None:
+            ahead = min(int(self.concurrency * _AHEAD / max(self._took, 1e-6)), _MOST_AHEAD)
+        unstored = len(self._hold) - self._working - len(self._ahead)
+        if unstored > self.concurrency * _UNSTORED:
+            return 0
+        room = self.concurrency + ahead - self._working - len(self._ahead)
+        # What there is ahead lasts for a moment yet: a claim of few is not worth its round trip.
+        return room if room > ahead // 2 else 0
+
+    async def _nap(self, seconds: float) -> None:
+        """Sleep until there may be something to do."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+
+    def _heard(self, payload: str | None) -> None:
+        if payload is not None and payload.startswith(CANCEL):
+            with suppress(ValueError):
+                self._hold.ask_now(UUID(payload.removeprefix(CANCEL)))
+        elif payload is None or payload in self._queues:
+            self._woken.set()
+
+    # --- working
+
+    def _begin(self) -> None:
+        """Begin with as many jobs as there are free places."""
+        while self._ahead and self._working < self.concurrency:
+            held = self._ahead.popleft()
+            if held.reason == "lost":
+                self._hold.drop(held)
+                continue
+            self._working += 1
+            attempt = Attempt(
+                self.db,
+                held,
+                self._handlers.get(held.job.kind),
+                ended=self._ended,
+                finish=self._finisher.put,
+            )
+            # Not in the context of whose end made room for it.
+            context = self._context.copy()
+            held.task = asyncio.get_running_loop().create_task(attempt.make(), context=context)
+
+    def _ended(self, seconds: float) -> None:
+        """Give the place of a handler that has ended to the next job; the last one is still to be stored."""
+        self._working -= 1
+        self._took = seconds if self._took is None else 0.9 * self._took + 0.1 * seconds
+        if not self._stopping.is_set():
+            self._begin()
+        self._freed.set()
+
+    def _stored(self, held: Held) -> None:
+        self._hold.drop(held)
+        self._freed.set()
+
+    async def _wind_up(self, within: float, beside: Sequence[asyncio.Task[None]]) -> None:
+        """Let handlers finish, then cancel them; put back what nobody has begun; wait until all is stored."""
+        self._stopping.set()
+        ahead = [self._ahead.popleft() for _ in range(len(self._ahead))]
+        put_back = [self.db.jobs.release(held.job) for held in ahead]
+        await asyncio.gather(*put_back, return_exceptions=True)  # else their leases end
+        for held in ahead:
+            self._hold.drop(held)
+        tasks = [held.task for held in self._hold if held.task is not None and not held.task.done()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=within)
+        for held in self._hold:
+            held.stop("stopping")
+        if left := [task for task in tasks if not task.done()]:
+            # What does not heed its cancellation is left behind: its lease ends, and it changes nothing more.
+            _, stuck = await asyncio.wait(left, timeout=self._lease.total_seconds())
+            for task in stuck:
+                _log.error("a handler did not heed its cancellation: %s", task.get_name())
+        with suppress(TimeoutError):  # what is not stored by then, was for too long
+            async with asyncio.timeout(self._lease.total_seconds()):
+                await self._finisher.done()
+        for task in beside:
+            task.cancel()
+        await asyncio.wait(beside)
+
+    async def _sweep(self) -> None:
+        """Look after the jobs of workers that died, and those that are kept no longer."""
+        loop, pruned = asyncio.get_running_loop(), 0.0
+        while True:
+            try:
+                await self.db.jobs.rescue()
+                if self._retention is not None and loop.time() > pruned:
+                    await self.db.jobs.prune(self._retention, most=10 * MAX_PAGE)
+                    pruned = loop.time() + 60 * random.uniform(0.5, 1)  # noqa: S311 - it spreads, and is no secret
+            except MultiDBError as error:
+                _log.warning("lost jobs could not be looked for, and will be: %s", error)
+            # All workers do it: together they look more often than one does.
+            await asyncio.sleep(self._lease.total_seconds() / 3 * random.uniform(0.7, 1.3))  # noqa: S311 - as above

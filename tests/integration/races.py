@@ -1,0 +1,85 @@
+"""What a race must find: a naive cache, and ours with one guard taken out."""
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+from redis.asyncio import Redis
+
+from multidb import MultiDB
+from multidb.cache.family import Family
+from multidb.cache.flights import Flight
+from multidb.cache.leases import Fill
+from multidb.settings import Settings
+from multidb.testing.race_subjects import Between, Users, dawdle, users
+
+
+class Naive:
+    """What everybody writes first: get, else load and set; and delete after the commit."""
+
+    def __init__(self, db: MultiDB, redis: Redis, between: Between) -> None:
+        self._db, self._redis, self._between = db, redis, between
+
+    async def read(self, id: UUID) -> int:
+        held = await self._redis.get(f"naive:{id}")
+        if held is not None:
+            return int(held)
+        number = (await self._db.users.fetch(id)).version
+        await dawdle()
+        await self._redis.set(f"naive:{id}", number, ex=300)
+        return number
+
+    async def write(self, id: UUID) -> None:
+        number = (await self._db.users.update(id, name="new")).version
+        await self._between(id, number)
+        await self._redis.delete(f"naive:{id}")
+
+
+@asynccontextmanager
+async def naive(settings: Settings, between: Between) -> AsyncIterator[Naive]:
+    url = settings.redis_url.get_secret_value()
+    async with MultiDB(settings) as db, Redis.from_url(url) as redis:
+        with db.uncached():
+            yield Naive(db, redis, between)
+
+
+@asynccontextmanager
+async def without_leases(settings: Settings, between: Between) -> AsyncIterator[Users]:
+    """What was loaded is stored whatever the entry holds by now, unless that is a mark."""
+    async with users(settings, between) as subject:
+        redis = subject.db.redis
+
+        async def fill(fills: Collection[Fill], family: Family) -> bool:
+            for each in fills:
+                held = await redis.get(each.key, operation="race")
+                if each.stored and not (held or b"").startswith(b"W"):
+                    await redis.execute("SET", each.key, each.stored, "PX", each.lives, operation="race")
+            return True
+
+        subject.db.cache._leases._fill = fill  # type: ignore[method-assign]
+        yield subject
+
+
+@asynccontextmanager
+async def without_marks(settings: Settings, between: Between) -> AsyncIterator[Users]:
+    """Entries are invalidated after the commit alone."""
+    async with users(settings, between) as subject:
+
+        async def put(keys: Collection[str], token: str) -> None:
+            pass
+
+        subject.db.cache._marks.put = put  # type: ignore[method-assign]
+        yield subject
+
+
+@asynccontextmanager
+async def joining_blindly(settings: Settings, between: Between) -> AsyncIterator[Users]:
+    """Whoever finds a load under way shares it."""
+    gives_right: Any = Flight.gives_right
+    Flight.gives_right = lambda self, seen: True  # type: ignore[method-assign]
+    try:
+        async with users(settings, between) as subject:
+            yield subject
+    finally:
+        Flight.gives_right = gives_right  # type: ignore[method-assign]

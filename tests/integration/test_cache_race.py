@@ -1,0 +1,71 @@
+"""The race checker finds what is wrong with a naive cache, and nothing wrong with ours."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from multidb.settings import Settings
+from multidb.testing import cache_race
+
+HERE = "tests.integration.races"
+HOT: dict[str, Any] = {
+    "keys": 4,
+    "killed": 0,
+    "restart_every": None,
+    "evict_every": None,
+    "duration": timedelta(seconds=3),
+}
+
+
+async def test_no_read_is_older_than_a_commit_before_it(multidb_settings: Settings):
+    race = await cache_race(
+        multidb_settings, duration=timedelta(seconds=3), restart_every=timedelta(seconds=1)
+    )
+    assert race.stale == [], race
+    assert min(race.reads, race.writes, race.evictions) > 0, race
+
+
+async def test_a_naive_cache_is_found_out(multidb_settings: Settings):
+    race = await cache_race(multidb_settings, subject=f"{HERE}:naive", **HOT)
+    assert race.stale, race
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("guard", ["without_leases", "joining_blindly"])
+async def test_ours_without_a_guard_is_found_out(multidb_settings: Settings, guard: str):
+    race = await cache_race(
+        multidb_settings, subject=f"{HERE}:{guard}", **{**HOT, "duration": timedelta(seconds=15)}
+    )
+    assert race.stale, race
+
+
+@pytest.mark.torture
+async def test_ours_without_marks_is_found_out(multidb_settings: Settings):
+    race = await cache_race(
+        multidb_settings,
+        subject=f"{HERE}:without_marks",
+        keys=4,
+        restart_every=None,
+        evict_every=None,
+        duration=timedelta(seconds=15),
+    )
+    assert race.stale, race
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(600)
+async def test_no_read_is_older_than_a_commit_before_it_for_two_minutes(multidb_settings: Settings):
+    race = await cache_race(
+        multidb_settings,
+        readers=60,
+        writers=8,
+        processes=4,
+        keys=60,
+        killed=0.05,
+        restart_every=timedelta(seconds=7),
+        duration=timedelta(seconds=120),
+    )
+    print(race)
+    assert race.stale == [], race
+    assert min(race.reads, race.writes, race.killed, race.restarts, race.evictions) > 0, race

@@ -1,0 +1,185 @@
+"""Workers that are killed, stand still, and lose their server: every job is done once, and none is lost.
+
+What PostgreSQL was told, in order, is the judge: a trigger notes each completion.
+"""
+
+import asyncio
+import contextlib
+import json
+import random
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from multidb import MultiDB, NewJob
+from multidb.ops.embedded import initialise
+from multidb.settings import Settings
+from multidb.stack import EmbeddedStack
+
+from .postgres import raw
+
+LEASE = 1.0
+ROOT = Path(__file__).parents[2]
+
+RECORD = """
+CREATE TABLE effects (job_id uuid NOT NULL, lease bigint NOT NULL);
+CREATE TABLE completions (job_id uuid NOT NULL, lease bigint NOT NULL);
+CREATE FUNCTION record_completion() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO completions VALUES (NEW.id, NEW.lease);
+  RETURN NEW;
+END $$;
+CREATE INDEX ON effects (job_id);
+CREATE INDEX ON completions (job_id);
+CREATE TRIGGER record_completion AFTER UPDATE ON ai_processing_jobs FOR EACH ROW
+  WHEN (NEW.state = 'completed') EXECUTE FUNCTION record_completion();
+"""
+FORGET = """
+DROP TRIGGER record_completion ON ai_processing_jobs;
+DROP FUNCTION record_completion;
+DROP TABLE effects, completions;
+"""
+
+#: What is not as it should be.
+WRONG = """
+SELECT 'stuck: ' || state, count(*) FROM ai_processing_jobs
+  WHERE state NOT IN ('completed', 'dead') GROUP BY 1
+UNION ALL
+SELECT 'attempts are not claims', count(*) FROM ai_processing_jobs WHERE attempt <> lease HAVING count(*) > 0
+UNION ALL
+SELECT 'not completed once, by who held it last: ' || kind, count(*) FROM ai_processing_jobs j
+  WHERE kind = 'effect'
+    AND 1 <> (SELECT count(*) FROM completions c WHERE c.job_id = j.id AND c.lease = j.lease)
+  GROUP BY 1
+UNION ALL
+SELECT 'completed by who had lost it', count(*)
+  FROM completions c JOIN ai_processing_jobs j ON j.id = c.job_id WHERE c.lease <> j.lease HAVING count(*) > 0
+UNION ALL
+SELECT 'no effect, or several', count(*) FROM ai_processing_jobs j
+  WHERE kind = 'effect'
+    AND 1 <> (SELECT count(*) FROM effects e WHERE e.job_id = j.id AND e.lease = j.lease)
+  HAVING count(*) > 0
+UNION ALL
+SELECT 'poison that is not dead of its attempts', count(*) FROM ai_processing_jobs
+  WHERE kind = 'poison' AND (state <> 'dead' OR attempt <> max_attempts) HAVING count(*) > 0
+"""
+
+
+async def start(settings: Settings) -> Process:
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.integration.job_worker"),
+        cwd=ROOT,
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=DEVNULL,
+    )
+    stores = ("postgres_url", "mongo_url", "redis_url")
+    given: dict[str, Any] = {name: getattr(settings, name).get_secret_value() for name in stores}
+    given |= {"key_prefix": settings.key_prefix, "open_timeout": 60, "mongo_driver": settings.mongo_driver}
+    given |= {"degradable_stores": ["mongo", "redis"], "postgres_pool_size": 8}
+    assert worker.stdin is not None
+    worker.stdin.write(json.dumps({"settings": given, "lease": LEASE}).encode() + b"\n")
+    return worker
+
+
+async def strike(workers: list[Process], settings: Settings) -> None:
+    """Kill a worker and start another, or let it stand still for longer than its leases last."""
+    each = random.randrange(len(workers))
+    worker = workers[each]
+    if worker.returncode is not None or random.random() < 0.5:
+        with contextlib.suppress(ProcessLookupError):
+            worker.kill()
+        await worker.communicate()
+        workers[each] = await start(settings)
+    else:
+        worker.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(LEASE * random.uniform(0.5, 2))
+        with contextlib.suppress(ProcessLookupError):
+            worker.send_signal(signal.SIGCONT)
+
+
+async def torture(
+    settings: Settings,
+    *,
+    jobs: int,
+    poison: int,
+    processes: int,
+    every: float,
+    strikes: int,
+    kill: Callable[[], Awaitable[None]] | None = None,
+) -> int:
+    """Do jobs under blows, `strikes` at least, and hold what was done; return how many claims it took."""
+    async with MultiDB(settings) as db, raw(settings) as connection:
+        await connection.execute(RECORD)
+        await db.jobs.enqueue_many(
+            NewJob(queue="q", kind="effect", payload={}, max_attempts=1000) for _ in range(jobs)
+        )
+        await db.jobs.enqueue_many(
+            NewJob(queue="q", kind="poison", payload={}, max_attempts=2) for _ in range(poison)
+        )
+    workers: list[Process] = []
+    kills = 0 if kill is None else 2
+    try:
+        workers = [await start(settings) for _ in range(processes)]
+        struck = 0
+        while (left := await unfinished(settings)) or struck < strikes:
+            await strike(workers, settings)
+            struck += 1
+            if kill is not None and kills and left < jobs * kills / 3:
+                kills -= 1
+                await kill()
+            # One that its poison has killed, or the server it lost, is replaced.
+            for number, worker in enumerate(workers):
+                if worker.returncode is not None:
+                    workers[number] = await start(settings)
+            await asyncio.sleep(every)
+        assert not kills
+    finally:
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError):
+                worker.kill()
+            await worker.communicate()
+    async with raw(settings) as connection:
+        wrong = {row[0]: row[1] for row in await connection.fetch(WRONG)}
+        claims: int = await connection.fetchval("SELECT sum(lease) FROM ai_processing_jobs")
+        assert wrong == {}
+        await connection.execute(FORGET)
+    return claims
+
+
+async def unfinished(settings: Settings) -> int:
+    async with raw(settings) as connection:
+        left: int = await connection.fetchval(
+            "SELECT count(*) FROM ai_processing_jobs WHERE state IN ('available', 'running')"
+        )
+    return left
+
+
+async def test_every_job_is_done_once_although_workers_die_and_stand_still(multidb_settings: Settings):
+    claims = await torture(multidb_settings, jobs=300, poison=1, processes=2, every=0.2, strikes=3)
+    assert claims >= 302
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(1800)
+async def test_fifty_thousand_jobs_are_done_once_although_postgresql_dies_too(tmp_path: Path):
+    stack = EmbeddedStack(tmp_path, durable=False)
+    stack.start()
+    try:
+        await asyncio.to_thread(lambda: asyncio.run(initialise(stack.settings())))
+
+        async def kill() -> None:
+            await asyncio.to_thread(stack.kill, "postgres")
+            await asyncio.to_thread(stack.start)
+
+        claims = await torture(
+            stack.settings(), jobs=50_000, poison=5, processes=4, every=1.0, strikes=20, kill=kill
+        )
+    finally:
+        stack.stop()
+    assert claims > 50_000

@@ -1,0 +1,327 @@
+"""The worker: whatever a handler does, its job ends in a stated state, and the worker goes on."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from multidb import (
+    Backoff,
+    ConfigurationError,
+    Discard,
+    Handlers,
+    Job,
+    MultiDB,
+    NewCompany,
+    NewJob,
+    Run,
+    Snooze,
+    Worker,
+)
+from multidb.worker.schedule import Schedule
+
+from .postgres import raw
+
+pytestmark = pytest.mark.mongo
+
+SOON = Backoff(first=timedelta(milliseconds=10), jitter=0)
+handlers = Handlers()
+
+
+class Sum(BaseModel):
+    numbers: list[int]
+    day: datetime | None = None
+
+
+class Total(BaseModel):
+    total: int
+
+
+@handlers.job("add")
+async def add(payload: Sum, run: Run) -> Total:
+    run.log("adding")
+    await run.progress(0.5)
+    run.log("added\0", level="warning")  # type: ignore[arg-type]
+    return Total(total=sum(payload.numbers))
+
+
+@handlers.job("raises", backoff=SOON)
+async def raises(job: Job) -> None:
+    raise LookupError(f"attempt {job.attempt}")
+
+
+@handlers.job("hangs", timeout=timedelta(milliseconds=50), backoff=SOON)
+async def hangs() -> None:
+    await asyncio.sleep(3600)
+
+
+@handlers.job("gives up", backoff=SOON)
+async def gives_up(job: Any) -> None:
+    raise Discard("no use")
+
+
+@handlers.job("later")
+async def later(job: Job) -> dict[str, Any]:
+    if job.lease == 1:
+        raise Snooze(timedelta(milliseconds=10))
+    return {"lease": job.lease, "attempt": job.attempt}
+
+
+@handlers.job("cancels itself", backoff=SOON)
+async def cancels_itself() -> None:
+    raise asyncio.CancelledError
+
+
+@handlers.job("returns")
+async def returns(payload: dict[str, str]) -> Any:
+    bottomless: list[Any] = []
+    bottomless.append(bottomless)
+    return {
+        "object": {"it": object()},
+        "number": 7,
+        "bottomless": {"it": bottomless},
+        "large": {"it": "x" * 17_000_000},
+        "big": {"it": 2**70},
+    }[payload["what"]]
+
+
+def new(kind: str, payload: dict[str, Any] | None = None, **fields: Any) -> NewJob:
+    return NewJob(queue="q", kind=kind, payload=payload or {}, **fields)
+
+
+@asynccontextmanager
+async def working(db: MultiDB, given: Any = handlers, **options: Any) -> AsyncIterator[Worker]:
+    worker = Worker(db, queues=["q"], handlers=given, **options)
+    task = asyncio.create_task(worker.run())
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        async with asyncio.timeout(20):
+            await task
+        assert not len(worker._hold)
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(20):
+        while not await condition():  # noqa: ASYNC110 - a store tells nobody who waits
+            await asyncio.sleep(0.01)
+
+
+async def ended(db: MultiDB, *, count: int) -> dict[str, Job]:
+    async def all_ended() -> bool:
+        return await db.jobs.count(db.jobs.c.finished_at.is_not_null()) == count
+
+    await until(all_ended)
+    return {job.kind + str(job.payload.get("what", "")): job async for job in db.jobs.stream()}
+
+
+async def test_whatever_a_handler_does_its_job_ends_and_the_worker_goes_on(db: MultiDB):
+    company = await db.companies.add(NewCompany(name="C", slug="c"))
+    bad = [
+        *(new(kind, max_attempts=2) for kind in ("raises", "hangs", "gives up", "cancels itself")),
+        *(new("returns", {"what": what}) for what in ("object", "number", "bottomless", "large", "big")),
+        new("nobody's", max_attempts=1),
+        new("later"),
+        NewJob(queue="q", kind="add", payload={"numbers": ["one"]}),
+    ]
+    for each in bad:
+        await db.jobs.enqueue(each)
+    async with working(db, concurrency=4):
+        good = await db.jobs.enqueue(
+            new(
+                "add",
+                Sum(numbers=[1, 2], day=datetime.now(UTC)).model_dump(mode="json"),
+                company_id=company.id,
+            )
+        )
+        jobs = await ended(db, count=len(bad) + 1)
+
+    told = {name: (job.state, job.attempt) for name, job in jobs.items()}
+    assert told == {
+        "raises": ("dead", 2),
+        "hangs": ("dead", 2),
+        "gives up": ("failed", 1),
+        "cancels itself": ("dead", 2),
+        **{f"returns{what}": ("failed", 1) for what in ("object", "number", "bottomless", "large", "big")},
+        "nobody's": ("dead", 1),
+        "later": ("completed", 1),
+        "add": told["add"],
+    }
+    states = {job.id: job for job in jobs.values()}
+    misfit = await db.jobs.fetch(bad[-1].id)
+    assert (misfit.state, "numbers.0" in (misfit.error or "")) == ("failed", True)
+    assert "one" not in (misfit.error or "").split("numbers")[1]
+    errors = {job.kind: job.error or "" for job in states.values()}
+    assert errors["raises"] == "LookupError: attempt 2"
+    assert "0:00:00.05" in errors["hangs"]
+    assert errors["gives up"] == "Discard: no use"
+    assert "no handler" in errors["nobody's"]
+    assert "cannot be stored" in errors["returns"]
+
+    done = await db.jobs.fetch(good.id)
+    assert (done.state, done.progress, done.error) == ("completed", 0.5, None)
+    with db.tenant(company.id):
+        result = await db.ai_processing_results.fetch(good.id)
+    assert (result.result, result.lease, result.company_id) == ({"total": 3}, 1, company.id)
+    assert [line.message for line in result.logs] == ["adding", "added\ufffd"]
+    dead = next(job for job in jobs.values() if job.kind == "raises")
+    result = await db.ai_processing_results.fetch(dead.id)
+    assert (result.lease, result.error, len(result.logs)) == (2, "LookupError: attempt 2", 2)
+
+
+async def test_a_handler_is_cancelled_once_its_job_is_lost_or_not_wanted(db: MultiDB):
+    ends: list[str] = []
+    began = asyncio.Event()
+
+    async def waits(job: Job) -> None:
+        began.set()
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            ends.append(job.kind)
+            raise
+
+    async with working(db, {"unwanted": waits, "lost": waits}, lease=timedelta(seconds=1)):
+        unwanted = await db.jobs.enqueue(new("unwanted"))
+        await began.wait()
+        assert (await db.jobs.cancel(unwanted.id)).state == "running"
+        await until(lambda: db.jobs.exists(id=unwanted.id, state="cancelled"))
+        assert ends == ["unwanted"]
+
+        began.clear()
+        lost = await db.jobs.enqueue(new("lost", max_attempts=1))
+        await began.wait()
+        async with raw(db.settings) as connection:
+            # Somebody else has it.
+            await connection.execute("UPDATE ai_processing_jobs SET lease = 7 WHERE id = $1", lost.id)
+        await until(lambda: asyncio.sleep(0, len(ends) == 2))
+        job = await db.jobs.fetch(lost.id)
+        assert (job.state, job.lease, job.error) == ("running", 7, None)
+
+
+async def test_a_job_outlives_its_lease_while_its_worker_lives(db: MultiDB):
+    async def slow(job: Job) -> None:
+        await asyncio.sleep(0.7)
+
+    await db.jobs.enqueue(new("slow"))
+    async with working(db, {"slow": slow}, lease=timedelta(milliseconds=200)):
+        (job,) = (await ended(db, count=1)).values()
+    assert (job.state, job.lease) == ("completed", 1)
+
+
+async def test_told_to_stop_it_finishes_what_it_can_and_puts_the_rest_back(db: MultiDB):
+    began: list[str] = []
+
+    async def takes(job: Job) -> None:
+        began.append(job.kind)
+        await asyncio.sleep(0.2 if job.kind == "short" else 3600)
+
+    await db.jobs.enqueue_many([new("short"), new("long"), *(new("short", priority=1) for _ in range(5))])
+    async with working(
+        db, {"short": takes, "long": takes}, concurrency=2, stop_within=timedelta(seconds=0.4)
+    ) as worker:
+        await until(lambda: asyncio.sleep(0, len(began) == 2))
+        worker.stop()
+    jobs = [job async for job in db.jobs.stream()]
+    assert sorted((job.kind, job.state, job.attempt) for job in jobs) == [
+        ("long", "available", 0),
+        *[("short", "available", 0)] * 5,
+        ("short", "completed", 1),
+    ]
+    # And cancelled it gives them no time.
+    task = asyncio.create_task(Worker(db, queues=["q"], handlers={"short": takes, "long": takes}).run())
+    await until(lambda: asyncio.sleep(0, len(began) > 2))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await db.jobs.count(state="running") == 0
+
+
+async def test_a_worker_starts_a_job_soon_after_it_was_enqueued(db: MultiDB):
+    """By NOTIFY, for it polls once an hour; what it cannot hear of, it finds by polling."""
+    started: dict[Any, datetime] = {}
+
+    async def note(job: Job) -> None:
+        started[job.id] = datetime.now(UTC)
+
+    async with working(db, {"k": note}, poll=timedelta(hours=1)):
+        await db.jobs.enqueue(new("k"))
+        await ended(db, count=1)
+        enqueued = {}
+        for _ in range(20):
+            enqueued[(await db.jobs.enqueue(new("k"))).id] = datetime.now(UTC)
+        await ended(db, count=21)
+        waits = sorted(started[id] - at for id, at in enqueued.items())
+        assert waits[len(waits) // 2] < timedelta(milliseconds=100)
+    async with working(db, {"k": note}, poll=timedelta(milliseconds=50)):
+        await db.jobs.enqueue(new("k", run_at=datetime.now(UTC) + timedelta(milliseconds=200)))
+        await ended(db, count=22)
+
+
+async def test_a_time_of_a_schedule_is_one_job_whatever_number_of_workers(db: MultiDB):
+    periodic = Handlers()
+    calls: list[Job] = []
+
+    @periodic.periodic("* * * * * *", queue="q", kind="tick")
+    async def tick(job: Job) -> None:
+        calls.append(job)
+
+    async with working(db, periodic), working(db, periodic), working(db, periodic):
+        await until(lambda: asyncio.sleep(0, len(calls) >= 2))
+    jobs = [job async for job in db.jobs.stream()]
+    assert len({job.run_at for job in jobs}) == len(jobs) >= 2
+    assert all(job.lease <= 1 for job in jobs)
+
+
+def test_schedules_follow_their_time_zone_and_refuse_what_says_nothing() -> None:
+    nine = Schedule("0 9 * * *", queue="q", kind="k", timezone="Europe/Oslo", grace=timedelta(minutes=1))
+    assert nine.after(datetime(2026, 3, 28, 12, tzinfo=UTC)) == datetime(2026, 3, 29, 7, tzinfo=UTC)
+    assert nine.before(datetime(2026, 3, 28, 12, tzinfo=UTC)) == datetime(2026, 3, 28, 8, tzinfo=UTC)
+    for cron, zone in (("61 * * * *", "UTC"), ("nonsense", "UTC"), ("* * * * *", "Nowhere/Else")):
+        with pytest.raises(ConfigurationError):
+            Handlers().periodic(cron, queue="q", kind="k", timezone=zone)
+
+
+def test_what_cannot_be_a_handler_is_refused_when_it_is_declared() -> None:
+    given = Handlers()
+
+    def plain(job: Job) -> None: ...
+
+    async def keyword(*, job: Job) -> None: ...
+
+    class Unreadable: ...
+
+    async def odd(payload: Unreadable) -> None: ...
+
+    for function in (plain, keyword, odd):
+        with pytest.raises(ConfigurationError, match="'k'"):
+            given.job("k")(function)  # type: ignore[type-var]
+
+    class Called:
+        async def __call__(self, payload: dict[str, Any]) -> None: ...
+
+    given.job("k")(Called())
+    with pytest.raises(ConfigurationError, match="two"):
+        given.job("k")(Called())
+    assert list(given) == ["k"]
+
+
+async def test_a_worker_is_declared_rightly(db: MultiDB):
+    wrong: dict[str, Any]
+    for wrong in ({"queues": "q"}, {"queues": []}, {"concurrency": 0}):
+        with pytest.raises(ConfigurationError):
+            Worker(db, **{"queues": ["q"], "handlers": {}, **wrong})  # type: ignore[arg-type]
+
+
+async def test_a_limited_queue_goes_on_as_its_jobs_end(db: MultiDB):
+    async def nothing(job: Job) -> None: ...
+
+    await db.jobs.limit("q", at_most=1)
+    await db.jobs.enqueue_many(new("k") for _ in range(10))
+    async with working(db, {"k": nothing}, poll=timedelta(hours=1)):
+        await ended(db, count=10)
