@@ -33,6 +33,7 @@ from multidb.repositories import relay as relaying
 from multidb.repositories.effects import Effect
 from multidb.repositories.relay import Lane, Relay
 from multidb.stores.postgres.notifying import Notifying
+from multidb.stores.postgres.outbox import Told, write
 from multidb.stores.postgres.statements import Statement
 from tests.collections import Event, Events, NewPaper, Papers, open_with_collections
 
@@ -506,3 +507,26 @@ async def test_closing_ends_what_has_begun_and_begins_no_more(
 
 async def _called(call: Callable[[], Any]) -> Any:
     return call()
+
+
+async def test_numbers_of_a_stream_are_drawn_in_the_order_of_the_commits(db: MultiDB):
+    """Who tells of a stream waits until the commit of whoever did before; others do not."""
+
+    def told(stream: str) -> list[Told]:
+        return [Told(uuid7(), "mongo", "later.version", "{}", None, stream, None)]
+
+    async with raw(db.settings) as first, raw(db.settings) as second, raw(db.settings) as other:
+        holding = first.transaction()
+        await holding.start()
+        await write(first, told("s"))  # type: ignore[arg-type]
+        waiting = asyncio.create_task(write(second, told("s")))  # type: ignore[arg-type]
+        await write(other, told("another"))  # type: ignore[arg-type]
+        waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
+
+        async def held() -> bool:
+            return bool(await other.fetchval(waits))
+
+        await until(held)
+        assert not waiting.done()
+        await holding.commit()
+        await waiting

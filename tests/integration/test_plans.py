@@ -26,6 +26,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 #: Indexes that no call here uses, and why they are there all the same.
 KEPT_FOR = {
     "calendar_events_attendees_idx": "whose events, asked by an application: c.attendees.contains([user])",
+    **dict.fromkeys(
+        ("outbox_store_version_idx", "outbox_store_stream_version_idx", "outbox_failed_idx"),
+        "a relay's claims, and who looks after them; without rows here",
+    ),
 }
 
 READERS: list[type[PostgresReader[Any]]] = [each for each in BUILT_IN if issubclass(each, PostgresReader)]
