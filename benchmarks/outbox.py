@@ -23,7 +23,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from benchmarks.measuring import Table, machine, on_servers, parser
-from multidb import MultiDB, NewDocumentMetadata, NewUser, RealtimeEvent, SystemLog, Transaction, uuid7
+from multidb import (
+    LogLevel,
+    MultiDB,
+    NewDocumentMetadata,
+    NewUser,
+    RealtimeEvent,
+    SystemLog,
+    Transaction,
+    uuid7,
+)
 from multidb.ops import schemas
 from multidb.settings import Settings
 
@@ -50,7 +59,7 @@ Tell = Callable[[Transaction, int], object]
 
 def _log(tx: Transaction, number: int) -> object:
     return tx.system_logs.append(
-        SystemLog(level="info", service="bench", message="measured", context={"n": number})
+        SystemLog(level=LogLevel.INFO, service="bench", message="measured", context={"n": number})
     )
 
 
