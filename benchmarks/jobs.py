@@ -10,38 +10,44 @@ medians, and the lowest and highest ratio of a round. What each side does stands
 It starts servers of its own from the wheels, or takes those of MULTIDB_TEST_*_URL.
 """
 
-import sys
-from pathlib import Path
-
-# As a script it has its own folder first on the path, where `redis.py` would be taken for redis-py.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent]
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-# ruff: noqa: E402
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from benchmarks.job_sides import POOL, Ours, Side, peers
-from benchmarks.measuring import OURS, Call, Comparison, Table, in_turn, machine, on_servers, parser, rate
+from benchmarks.measuring import (
+    OURS,
+    Call,
+    Lengths,
+    Report,
+    command,
+    machine,
+)
 from multidb import MultiDB
 from multidb.settings import Settings
 
 WRITTEN = Path(__file__).parents[1] / "docs" / "benchmarks-jobs.md"
 
-#: What DESIGN asks for: by peer, the ratio of jobs claimed and completed.
-TARGETS = {"procrastinate": 10, "pgqueuer": 1.5}
+#: The numbers of jobs that a worker does at a time.
+CONCURRENCY = (1, 10, 100)
+
+#: What DESIGN asks for: by work, concurrency and peer, the ratio of jobs claimed and completed.
+TARGETS = {
+    ("drain", number, peer): ratio
+    for number in CONCURRENCY
+    for peer, ratio in {"procrastinate": 10, "pgqueuer": 1.5}.items()
+}
 
 
 @dataclass(frozen=True)
-class Sizes:
+class Sizes(Lengths):
     """How much of everything."""
 
     seconds: float = 1.0
-    rounds: int = 5
     #: No-ops that are drained, by side: about as long as each takes for them.
     jobs: Mapping[str, int] = field(
         default_factory=lambda: {OURS: 10_000, "pgqueuer": 5_000, "procrastinate": 500}
@@ -63,23 +69,18 @@ QUICK = Sizes(
 
 
 @dataclass
-class Run:
+class Run(Report[Sizes]):
     """One run: who is measured, how much, and what has been found."""
+
+    targets = TARGETS
 
     db: MultiDB
     sides: Mapping[str, Side]
-    sizes: Sizes
-    report: list[Table] = field(default_factory=list)
 
     @property
     def ours(self) -> Side:
         """Our side."""
         return self.sides[OURS]
-
-    def table(self, title: str, *columns: str) -> Table:
-        """Begin a table."""
-        self.report.append(Table(title, *columns))
-        return self.report[-1]
 
     async def sql(self, statement: str) -> None:
         """Run a statement on the side, however long it takes."""
@@ -89,16 +90,10 @@ class Run:
 
 async def enqueues(run: Run) -> None:
     """Enqueue one by one."""
-    columns = ("work", "tasks", "against", "its jobs/s", "our jobs/s", "ratio", "rounds")
-    table = run.table("Enqueueing, one job a call", *columns)
-    for tasks in (1, 16, 64):
-        measured = {
-            name: partial(rate, _enqueued_by(side), tasks=tasks, seconds=run.sizes.seconds)
-            for name, side in run.sides.items()
-        }
-        compared = Comparison(await in_turn(measured, rounds=run.sizes.rounds))
-        for peer in compared.peers:
-            table.row("enqueue", tasks, peer, *compared.cells(peer))
+    table = run.comparison("Enqueueing, one job a call", "jobs")
+    await run.rates(
+        table, "enqueue", {name: _enqueued_by(side) for name, side in run.sides.items()}, 1, 16, 64
+    )
     for side in run.sides.values():
         await side.empty()
 
@@ -109,9 +104,8 @@ def _enqueued_by(side: Side) -> Call:
 
 async def drains(run: Run) -> None:
     """Claim and complete no-ops."""
-    table = run.table(
-        "No-op jobs end to end: claimed, called, completed",
-        *("work", "concurrency", "against", "its jobs/s", "our jobs/s", "ratio", "rounds", "target"),
+    table = run.comparison(
+        "No-op jobs end to end: claimed, called, completed; tasks are its concurrency", "jobs"
     )
 
     async def drained(side: Side, concurrency: int) -> float:
@@ -120,12 +114,9 @@ async def drains(run: Run) -> None:
         await side.enqueue_many(number)
         return await side.drain(number, concurrency)
 
-    for concurrency in (1, 10, 100):
+    for concurrency in CONCURRENCY:
         measured = {name: partial(drained, side, concurrency) for name, side in run.sides.items()}
-        compared = Comparison(await in_turn(measured, rounds=run.sizes.rounds))
-        for peer in compared.peers:
-            target = f"at least {TARGETS[peer]}"
-            table.row("drain", concurrency, peer, *compared.cells(peer), target)
+        await run.compare(table, "drain", concurrency, measured)
 
 
 async def latencies(run: Run) -> None:
@@ -137,20 +128,21 @@ async def latencies(run: Run) -> None:
     for name, side in run.sides.items():
         await side.empty()
         number = int(run.sizes.paced * 100)
-        side.want(number)
+        # Those of the first second are not counted: until then the worker may not hear of new ones.
+        first = min(100, number)
+        side.want(first + number)
         async with side.worker(10):
-            await asyncio.sleep(1)  # until it listens
             begun = time.perf_counter()
             enqueued = []
-            for n in range(number):
+            for n in range(first + number):
                 await asyncio.sleep(max(0.0, begun + n / 100 - time.perf_counter()))
                 enqueued.append(asyncio.ensure_future(side.enqueue(time.time())))
             await asyncio.gather(*enqueued)
             await side.reached.wait()
-        waits = sorted(side.waits)
+        waits = sorted(side.waits[first:])
         shown = [waits[len(waits) // 2], waits[len(waits) * 99 // 100], waits[-1]]
         told = [f"{seconds * 1000:.1f} ms" for seconds in shown]
-        table.row(name, number, *told, "99 % under 50 ms" if name == OURS else "")
+        table.row(name, len(waits), *told, "99 % under 50 ms" if name == OURS else "")
 
 
 async def decays(run: Run) -> None:
@@ -218,45 +210,30 @@ async def measure(settings: Settings, sizes: Sizes, names: Collection[str] = SEC
     """Measure the sections of these names and return the report's lines."""
     settings = settings.model_copy(update={"postgres_pool_size": POOL})
     async with MultiDB(settings) as db, peers(settings) as others:
-        run = Run(db, {**others, OURS: Ours(db)}, sizes)
+        run = Run(sizes, db, {**others, OURS: Ours(db)})
         for name in names:
             await SECTIONS[name](run)
         answer = await db.postgres.ask(operation="benchmark")
-        lines = [f"{machine(f'PostgreSQL {answer.version}')}; {sizes.rounds} rounds."]
-        for table in run.report:
-            lines += ["", *table.lines]
-        return lines
+        return run.lines(f"{machine(f'PostgreSQL {answer.version}')}; {sizes.rounds} rounds.")
 
 
-def main() -> None:
-    """Measure, print, and write it down if asked to."""
-    arguments = parser(__doc__, seconds=None, rounds=None)
-    arguments.add_argument("--quick", action="store_true", help="less of everything")
-    arguments.add_argument("--only", action="append", choices=SECTIONS, help="only this; may be repeated")
-    arguments.add_argument("--write", action="store_true", help=f"write it to docs/{WRITTEN.name}")
-    given = arguments.parse_args()
-    if given.write and given.only:
-        arguments.error("--write takes a whole run, without --only")
-    sizes = QUICK if given.quick else Sizes()
-    sizes = replace(sizes, seconds=given.seconds or sizes.seconds, rounds=given.rounds or sizes.rounds)
-
-    async def run(settings: Settings) -> None:
-        lines = await measure(settings, sizes, given.only or SECTIONS)
-        if given.write:
-            WRITTEN.write_text("\n".join([*_HEAD, *lines, ""]))
-
-    on_servers(run)
-
-
-_HEAD = [
+_HEAD = (
     "# The job queue, against its peers",
     "",
     "Written by `benchmarks/jobs.py --write`, which measures all sides in turn, in one process, on the",
     "same server, with ten connections each. Medians of the rounds, and `ratio` of the medians; `rounds`",
     "tells the lowest and the highest ratio of a round. What each side does stands in",
     "`benchmarks/job_sides.py`.",
-    "",
-]
+)
 
 if __name__ == "__main__":
-    main()
+    command(
+        __doc__,
+        measure,
+        sections=SECTIONS,
+        sizes=Sizes(),
+        quick=QUICK,
+        written=WRITTEN,
+        head=_HEAD,
+        peers=("pgqueuer", "procrastinate"),
+    )

@@ -6,9 +6,13 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.util import find_spec
 from itertools import count
-from typing import TypeAlias
+from pathlib import Path
+from typing import ClassVar, Generic, TypeAlias, TypeVar
 from uuid import UUID
 
 from multidb.ops import migrations
@@ -19,8 +23,11 @@ __all__ = [
     "OURS",
     "Call",
     "Comparison",
+    "Lengths",
+    "Report",
     "Table",
     "by_number",
+    "command",
     "in_turn",
     "latencies",
     "machine",
@@ -52,6 +59,60 @@ class Table:
         """Add a row."""
         self.lines.append(f"| {' | '.join(map(str, cells))} |")
         print(self.lines[-1], flush=True)
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long each measurement takes, in seconds, and how many there are of each."""
+
+    seconds: float = 0.7
+    rounds: int = 5
+
+
+LengthsT = TypeVar("LengthsT", bound=Lengths)
+
+
+@dataclass
+class Report(Generic[LengthsT]):
+    """The tables of a run, in their order, and the comparisons that fill them."""
+
+    #: What is to be reached: by work, tasks and peer, the ratio.
+    targets: ClassVar[Mapping[tuple[str, int, str], float]] = {}
+
+    sizes: LengthsT
+    tables: list[Table] = field(default_factory=list, init=False)
+
+    def table(self, title: str, *columns: str) -> Table:
+        """Begin a table."""
+        self.tables.append(Table(title, *columns))
+        return self.tables[-1]
+
+    def comparison(self, title: str, of: str = "calls") -> Table:
+        """Begin a table of rates."""
+        return self.table(
+            title, "work", "tasks", "against", f"its {of}/s", f"our {of}/s", "ratio", "rounds", "target"
+        )
+
+    async def compare(self, table: Table, work: str, tasks: int, measured: Mapping[str, Measurement]) -> None:
+        """Measure sides in turn, and add a row for each peer."""
+        compared = Comparison(await in_turn(measured, rounds=self.sizes.rounds))
+        for peer in compared.peers:
+            target = self.targets.get((work, tasks, peer))
+            reach = "" if target is None else f"at least {target}"
+            table.row(work, tasks, peer, *compared.cells(peer), reach)
+
+    async def rates(self, table: Table, work: str, calls: Mapping[str, Call], *tasks: int) -> None:
+        """Measure a call of every side with these numbers of tasks."""
+        seconds = self.sizes.seconds
+        for number in tasks:
+            for call in calls.values():
+                await rate(call, tasks=number, seconds=seconds / 5)  # opens what is opened once
+            sides = {name: partial(rate, call, tasks=number, seconds=seconds) for name, call in calls.items()}
+            await self.compare(table, work, number, sides)
+
+    def lines(self, measured: str) -> list[str]:
+        """Return the lines of all tables, after one that says how they were measured."""
+        return [measured, *(line for table in self.tables for line in ("", *table.lines))]
 
 
 async def rate(call: Call, *, tasks: int, seconds: float) -> float:
@@ -161,3 +222,42 @@ def parser(description: str | None, *, seconds: float | None, rounds: int | None
     made.add_argument("--seconds", type=float, default=seconds, help="how long each measurement takes")
     made.add_argument("--rounds", type=int, default=rounds, help="how many of each")
     return made
+
+
+def command(
+    description: str | None,
+    measure: Callable[[Settings, LengthsT, Collection[str]], Awaitable[list[str]]],
+    *,
+    sections: Collection[str],
+    sizes: LengthsT,
+    quick: LengthsT,
+    written: Path,
+    head: Sequence[str],
+    peers: Sequence[str] = (),
+) -> None:
+    """Run a benchmark as its command line says: measure the sections, print, and write it down if asked to.
+
+    `head` are the lines above the report in the file `written`; `peers` are packages that are left out
+    where they are not installed.
+    """
+    arguments = parser(description, seconds=None, rounds=None)
+    arguments.add_argument("--quick", action="store_true", help="less of everything")
+    arguments.add_argument("--only", action="append", choices=sections, help="only this; may be repeated")
+    arguments.add_argument("--write", action="store_true", help=f"write it to docs/{written.name}")
+    given = arguments.parse_args()
+    if given.write and given.only:
+        arguments.error("--write takes a whole run, without --only")
+    chosen = quick if given.quick else sizes
+    chosen = replace(chosen, seconds=given.seconds or chosen.seconds, rounds=given.rounds or chosen.rounds)
+    for name in peers:
+        if find_spec(name) is None:
+            print(f"{name} is not installed and left out; `make bench` installs it")
+
+    lines: list[str] = []
+
+    async def run(settings: Settings) -> None:
+        lines.extend(await measure(settings, chosen, given.only or sections))
+
+    on_servers(run)
+    if given.write:
+        written.write_text("\n".join([*head, "", *lines, ""]), encoding="utf-8")

@@ -10,25 +10,25 @@ and highest ratio of a round. What each side does stands in `benchmarks/mongo_si
 It starts servers of its own from the wheels, or takes those of MULTIDB_TEST_*_URL.
 """
 
-import sys
-from pathlib import Path
-
-# As a script it has its own folder first on the path, where `redis.py` would be taken for redis-py.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent]
-
-# ruff: noqa: E402
 import asyncio
 import os
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from itertools import count
+from pathlib import Path
 from typing import cast
 
-from benchmarks.measuring import OURS, Call, Comparison, Table, in_turn, machine, on_servers, parser, rate
+from benchmarks.measuring import (
+    OURS,
+    Lengths,
+    Report,
+    command,
+    machine,
+)
 from benchmarks.mongo_sides import COLLECTION, Driver, Ours, Side, fields, peers
 from multidb import MultiDB, SystemLog
 from multidb.ops import schemas
@@ -43,11 +43,10 @@ EMIT_MEBIBYTES = 64
 
 
 @dataclass(frozen=True)
-class Sizes:
+class Sizes(Lengths):
     """How much of everything."""
 
     seconds: float = 1.0
-    rounds: int = 5
     tasks: tuple[int, ...] = (1, 16, 64, 256)
     #: For how long entries are emitted, all rounds together, and inserted by the drivers.
     sustained: float = 30.0
@@ -59,56 +58,28 @@ QUICK = Sizes(seconds=0.2, rounds=1, tasks=(1, 64), sustained=3.0, hundreds=50)
 
 
 @dataclass
-class Run:
+class Run(Report[Sizes]):
     """One run: who is measured, how much, and what has been found."""
+
+    targets = TARGETS
 
     db: MultiDB
     peers: Mapping[str, Side]
-    sizes: Sizes
-    report: list[Table] = field(default_factory=list)
 
     @property
     def sides(self) -> dict[str, Side]:
         """The peers and ours."""
         return {**self.peers, OURS: Ours(self.db)}
 
-    def table(self, title: str, *columns: str) -> Table:
-        """Begin a table."""
-        self.report.append(Table(title, *columns))
-        return self.report[-1]
-
     async def empty(self) -> None:
         """Leave no entry. Deleting millions one by one takes longer than a call may."""
         await self.db.mongo.database.drop_collection(COLLECTION)
         await schemas.apply(self.db.settings)
 
-    async def compare(
-        self, table: Table, work: str, tasks: int, measured: Mapping[str, Callable[[], Awaitable[float]]]
-    ) -> None:
-        """Measure sides in turn, and add a row for each peer."""
-        compared = Comparison(await in_turn(measured, rounds=self.sizes.rounds))
-        for peer in compared.peers:
-            target = TARGETS.get((work, tasks, peer))
-            table.row(
-                work, tasks, peer, *compared.cells(peer), "" if target is None else f"at least {target}"
-            )
-
-    async def rates(self, table: Table, work: str, calls: Mapping[str, Call], *tasks: int) -> None:
-        """Measure a call of every side with these numbers of tasks."""
-        for number in tasks:
-            for call in calls.values():
-                await rate(call, tasks=number, seconds=self.sizes.seconds / 5)  # opens what is opened once
-            seconds = self.sizes.seconds
-            sides = {name: partial(rate, call, tasks=number, seconds=seconds) for name, call in calls.items()}
-            await self.compare(table, work, number, sides)
-
-
-_COLUMNS = ("work", "tasks", "against", "its entries/s", "our entries/s", "ratio", "rounds", "target")
-
 
 async def appends(run: Run) -> None:
     """`append`, each acknowledged by itself."""
-    table = run.table("Storing one entry, acknowledged", *_COLUMNS)
+    table = run.comparison("Storing one entry, acknowledged", "entries")
     for tasks in run.sizes.tasks:
         await run.rates(table, "append", {name: side.append for name, side in run.sides.items()}, tasks)
         await run.empty()
@@ -116,7 +87,7 @@ async def appends(run: Run) -> None:
 
 async def emits(run: Run) -> None:
     """`emit`, sustained: what is stored in the end counts, and the models are made within the time."""
-    table = run.table("Emitting without end, against inserting 1,000 at a time", *_COLUMNS)
+    table = run.comparison("Emitting without end, against inserting 1,000 at a time", "entries")
     seconds = run.sizes.sustained / run.sizes.rounds
     base, peak = _resident(), [0.0]
 
@@ -164,7 +135,7 @@ async def finds(run: Run) -> None:
     drivers = next(side for side in run.peers.values() if isinstance(side, Driver))
     for start in range(0, 5000, 1000):
         await drivers.insert_many(start, 1000)
-    table = run.table("The newest 1,000 of 5,000 entries", *_COLUMNS)
+    table = run.comparison("The newest 1,000 of 5,000 entries", "entries")
     await run.rates(table, "find", {name: side.find for name, side in run.sides.items()}, 1)
 
 
@@ -218,49 +189,31 @@ async def measure(
 ) -> list[str]:
     """Measure the sections of these names and return the report's lines."""
     async with MultiDB(settings) as db, peers(settings, beanie=beanie) as others:
-        run = Run(db, others, sizes)
+        run = Run(sizes, db, others)
         for name in names:
             await run.empty()
             await SECTIONS[name](run)
         answer = await db.mongo.ask(operation="benchmark")
         on = f"MongoDB {answer.version}, ours on {cast(str, settings.mongo_driver)}"
-        lines = [f"{machine(on)}; {sizes.rounds} rounds of {sizes.seconds} s."]
-        for table in run.report:
-            lines += ["", *table.lines]
-        return lines
+        return run.lines(f"{machine(on)}; {sizes.rounds} rounds of {sizes.seconds} s.")
 
 
-def main() -> None:
-    """Measure, print, and write it down if asked to."""
-    arguments = parser(__doc__, seconds=None, rounds=None)
-    arguments.add_argument("--quick", action="store_true", help="less of everything")
-    arguments.add_argument("--only", action="append", choices=SECTIONS, help="only this; may be repeated")
-    arguments.add_argument("--write", action="store_true", help=f"write it to docs/{WRITTEN.name}")
-    given = arguments.parse_args()
-    if given.write and given.only:
-        arguments.error("--write takes a whole run, without --only")
-    sizes = QUICK if given.quick else Sizes()
-    sizes = replace(sizes, seconds=given.seconds or sizes.seconds, rounds=given.rounds or sizes.rounds)
-    beanie = find_spec("beanie") is not None
-    if not beanie:
-        print("Beanie is not installed and left out; `make bench` installs it")
-
-    async def run(settings: Settings) -> None:
-        lines = await measure(settings, sizes, given.only or SECTIONS, beanie=beanie)
-        if given.write:
-            WRITTEN.write_text("\n".join([*_HEAD, *lines, ""]))
-
-    on_servers(run)
-
-
-_HEAD = [
+_HEAD = (
     "# MongoDB, against its drivers",
     "",
     "Written by `benchmarks/mongo.py --write`, which measures all sides in turn, in one process, on the",
     "same server and collection. Medians of the rounds, and `ratio` of the medians; `rounds` tells the",
     "lowest and the highest ratio of a round. What each side does stands in `benchmarks/mongo_sides.py`.",
-    "",
-]
+)
 
 if __name__ == "__main__":
-    main()
+    command(
+        __doc__,
+        partial(measure, beanie=find_spec("beanie") is not None),
+        sections=SECTIONS,
+        sizes=Sizes(),
+        quick=QUICK,
+        written=WRITTEN,
+        head=_HEAD,
+        peers=("beanie",),
+    )

@@ -18,7 +18,6 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import aclosing
-from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import count
@@ -30,11 +29,9 @@ from benchmarks.measuring import (
     Call,
     Comparison,
     by_number,
-    in_turn,
+    command,
     latencies,
     machine,
-    on_servers,
-    parser,
 )
 from benchmarks.peers import POOL, peers
 from benchmarks.run import QUICK, Run, Sizes
@@ -91,7 +88,7 @@ async def bulk(run: Run) -> None:
 
     table = run.comparison(f"Adding {size:,} rows at once", "rows")
     sides = {name: partial(once, side) for name, side in run.sides.items() if "reset" not in name}
-    run.compared(table, "add_many", 1, Comparison(await in_turn(sides, rounds=run.sizes.rounds)))
+    await run.compare(table, "add_many", 1, sides)
 
 
 async def finds(run: Run) -> None:
@@ -132,7 +129,7 @@ async def streams(run: Run) -> None:
         for name, side in run.sides.items()
         if "reset" not in name and name != "advanced-alchemy"
     }
-    run.compared(table, "stream", 1, Comparison(await in_turn(sides, rounds=run.sizes.rounds)))
+    await run.compare(table, "stream", 1, sides)
 
 
 async def depth(run: Run) -> None:
@@ -274,48 +271,31 @@ async def measure(
 ) -> list[str]:
     """Measure the sections of these names and return the report's lines."""
     async with MultiDB(settings) as db, peers(settings, advanced_alchemy=advanced_alchemy) as others:
-        run = Run(db, others, sizes)
+        run = Run(sizes, db, others)
         for name in names:
             await run.empty()
             await SECTIONS[name](run)
         answer = await db.postgres.ask(operation="benchmark")
-        lines = [f"{machine(f'PostgreSQL {answer.version}')}; {sizes.rounds} rounds of {sizes.seconds} s."]
-        for table in run.report:
-            lines += ["", *table.lines]
-        return lines
+        on = machine(f"PostgreSQL {answer.version}")
+        return run.lines(f"{on}; {sizes.rounds} rounds of {sizes.seconds} s.")
 
 
-def main() -> None:
-    """Measure, print, and write it down if asked to."""
-    arguments = parser(__doc__, seconds=None, rounds=None)
-    arguments.add_argument("--quick", action="store_true", help="less of everything")
-    arguments.add_argument("--only", action="append", choices=SECTIONS, help="only this; may be repeated")
-    arguments.add_argument("--write", action="store_true", help=f"write it to docs/{WRITTEN.name}")
-    given = arguments.parse_args()
-    if given.write and given.only:
-        arguments.error("--write takes a whole run, without --only")
-    sizes = QUICK if given.quick else Sizes()
-    sizes = replace(sizes, seconds=given.seconds or sizes.seconds, rounds=given.rounds or sizes.rounds)
-    advanced_alchemy = find_spec("advanced_alchemy") is not None
-    if not advanced_alchemy:
-        print("advanced-alchemy is not installed and left out; `make bench` installs it")
-
-    async def run(settings: Settings) -> None:
-        lines = await measure(settings, sizes, given.only or SECTIONS, advanced_alchemy=advanced_alchemy)
-        if given.write:
-            WRITTEN.write_text("\n".join([*_HEAD, *lines, ""]))
-
-    on_servers(run)
-
-
-_HEAD = [
+_HEAD = (
     "# PostgreSQL, against its drivers",
     "",
     "Written by `make bench`, which measures all sides in turn, in one process, on the same server and",
     "table. Medians of the rounds, and `ratio` of the medians; `rounds` tells the lowest and the highest",
     "ratio of a round. What each side does and gives stands in `benchmarks/sides.py`.",
-    "",
-]
+)
 
 if __name__ == "__main__":
-    main()
+    command(
+        __doc__,
+        partial(measure, advanced_alchemy=find_spec("advanced_alchemy") is not None),
+        sections=SECTIONS,
+        sizes=Sizes(),
+        quick=QUICK,
+        written=WRITTEN,
+        head=_HEAD,
+        peers=("advanced_alchemy",),
+    )

@@ -14,28 +14,23 @@ It starts servers of its own from the wheels, or takes those of MULTIDB_TEST_*_U
 # First of all, for it takes this folder off the path, where this file would be taken for redis-py.
 import benchmarks  # noqa: F401, I001
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 from redis.asyncio import BlockingConnectionPool, Redis
 
 from benchmarks import redis_peers as peers
 from benchmarks.measuring import (
-    OURS,
     Call,
-    Comparison,
-    Table,
+    Lengths,
+    OURS,
+    Report,
     by_number,
-    in_turn,
+    command,
     machine,
-    on_servers,
-    parser,
-    rate,
 )
 from multidb import MultiDB, NewUser, Rate, uuid7
 from multidb.settings import Settings
@@ -43,15 +38,16 @@ from multidb.stores.redis.commands import script
 
 WRITTEN = Path(__file__).parents[1] / "docs" / "benchmarks-redis.md"
 
-#: What DESIGN asks for: by work and tasks, the ratio to reach.
+#: What DESIGN asks for: by work, tasks and peer, the ratio to reach.
 TARGETS = {
-    ("GET", 1): 0.85,
-    ("GET", 64): 3,
-    ("users.get", 1): 0.85,
-    ("users.get", 64): 3,
-    ("rate_limits.hit", 64): 3,
-    ("locks.document", 64): 3,
-    ("request", 1): 2,
+    ("GET", 1, "redis-py"): 0.85,
+    ("GET", 64, "redis-py"): 3,
+    ("users.get", 1, "redis-py GET"): 0.85,
+    ("users.get", 64, "redis-py GET"): 3,
+    ("rate_limits.hit", 64, "limits, sliding window"): 3,
+    ("rate_limits.hit", 64, "throttled-py, GCRA"): 3,
+    ("locks.document", 64, "redis-py Lock"): 3,
+    ("request", 1, "four calls of redis-py"): 2,
 }
 
 KEYS = 5_000
@@ -59,11 +55,9 @@ VALUE = b"x" * 200
 
 
 @dataclass(frozen=True)
-class Sizes:
+class Sizes(Lengths):
     """How much of everything."""
 
-    seconds: float = 0.7
-    rounds: int = 5
     tasks: tuple[int, ...] = (1, 16, 64, 256)
 
 
@@ -71,36 +65,17 @@ QUICK = Sizes(seconds=0.2, rounds=1, tasks=(1, 64))
 
 
 @dataclass
-class Run:
+class Run(Report[Sizes]):
     """One run: who is measured, how long, and what has been found."""
+
+    targets = TARGETS
 
     db: MultiDB
     redis: Redis
-    sizes: Sizes
-    report: list[Table] = field(default_factory=list)
 
     def key(self, number: int) -> str:
         """Return one of the keys."""
         return f"{self.db.settings.key_prefix}bench:{{{number % KEYS}}}"
-
-    def table(self, title: str) -> Table:
-        """Begin a table."""
-        columns = "work", "against", "tasks", "its calls/s", "our calls/s", "ratio", "rounds", "target"
-        self.report.append(Table(title, *columns))
-        return self.report[-1]
-
-    async def compare(self, table: Table, work: str, calls: Mapping[str, Call]) -> None:
-        """Measure a call of all sides with each number of tasks."""
-        seconds = self.sizes.seconds
-        for number in self.sizes.tasks:
-            for call in calls.values():
-                await rate(call, tasks=number, seconds=seconds / 5)  # opens what is opened once
-            sides = {name: partial(rate, call, tasks=number, seconds=seconds) for name, call in calls.items()}
-            compared = Comparison(await in_turn(sides, rounds=self.sizes.rounds))
-            target = TARGETS.get((work, number))
-            for peer in compared.peers:
-                reach = "" if target is None else f"at least {target}"
-                table.row(work, peer, number, *compared.cells(peer), reach)
 
 
 async def commands(run: Run) -> None:
@@ -110,7 +85,7 @@ async def commands(run: Run) -> None:
         await peer.set(key(number), VALUE)
     source, digest = script("cache_fill")
     await peer.script_load(source)
-    table = run.table("Commands and a script")
+    table = run.comparison("Commands and a script")
     works: dict[str, tuple[Call, Call]] = {
         "GET": (
             lambda n: peer.get(key(n)),
@@ -126,7 +101,7 @@ async def commands(run: Run) -> None:
         ),
     }
     for work, (theirs, own) in works.items():
-        await run.compare(table, work, {"redis-py": theirs, OURS: own})
+        await run.rates(table, work, {"redis-py": theirs, OURS: own}, *run.sizes.tasks)
 
 
 async def cached(run: Run) -> None:
@@ -140,7 +115,9 @@ async def cached(run: Run) -> None:
     pattern = run.db.redis.pattern("cache:user:{id}")
     keys = [pattern.key({"id": id}) for id in ids]
     peer: Call = lambda number: run.redis.get(keys[number % KEYS])  # noqa: E731 - as those above
-    await run.compare(run.table("users.get, cached"), "users.get", {"redis-py GET": peer, OURS: ours})
+    await run.rates(
+        run.comparison("users.get, cached"), "users.get", {"redis-py GET": peer, OURS: ours}, *run.sizes.tasks
+    )
 
 
 async def limited(run: Run) -> None:
@@ -149,7 +126,7 @@ async def limited(run: Run) -> None:
     by_user = Rate(peers.LIMIT, per=timedelta(hours=1))
     sides = peers.rate_limits(run.db.settings, run.redis, lambda n: str(ids[n % KEYS]))
     sides[OURS] = by_number(lambda user_id: run.db.rate_limits.hit(user_id, "GET /reports", by_user), ids)
-    await run.compare(run.table("A rate limit"), "rate_limits.hit", sides)
+    await run.rates(run.comparison("A rate limit"), "rate_limits.hit", sides, *run.sizes.tasks)
 
 
 async def locked(run: Run) -> None:
@@ -162,7 +139,7 @@ async def locked(run: Run) -> None:
 
     theirs = peers.lock(run.redis, lambda n: f"{run.db.settings.key_prefix}lock:{ids[n % len(ids)]}")
     sides: dict[str, Call] = {"redis-py Lock": theirs, OURS: taken}
-    await run.compare(run.table("A lock, taken and given back"), "locks.document", sides)
+    await run.rates(run.comparison("A lock, taken and given back"), "locks.document", sides, *run.sizes.tasks)
 
 
 async def begun(run: Run) -> None:
@@ -171,16 +148,16 @@ async def begun(run: Run) -> None:
     await run.db.users.add_many(new)
     ids = [user.id for user in new]
     tokens = [(await run.db.sessions.create(id))[0] for id in ids]
-    table = run.table("Sessions, and how a request begins")
+    table = run.comparison("Sessions, and how a request begins")
     used = peers.starsessions(run.redis, lambda n: f"{run.key(n)}:session")
     used[OURS] = lambda n: run.db.sessions.get(tokens[n % len(tokens)])
-    await run.compare(table, "sessions.get", used)
+    await run.rates(table, "sessions.get", used, *run.sizes.tasks)
     by_user = Rate(peers.LIMIT, per=timedelta(hours=1))
     sides: dict[str, Call] = {
         "four calls of redis-py": await peers.four_calls(run.redis, run.db.settings.key_prefix, ids),
         OURS: lambda n: run.db.request(tokens[n % len(tokens)], "GET /reports", rate=by_user),
     }
-    await run.compare(table, "request", sides)
+    await run.rates(table, "request", sides, *run.sizes.tasks)
 
 
 SECTIONS: dict[str, Callable[[Run], Awaitable[None]]] = {
@@ -196,47 +173,29 @@ async def measure(settings: Settings, sizes: Sizes, names: Collection[str] = SEC
     """Measure the sections of these names and return the report's lines."""
     pool = BlockingConnectionPool.from_url(settings.redis_url.get_secret_value(), max_connections=peers.POOL)
     async with MultiDB(settings) as db, aclosing(Redis.from_pool(pool)) as redis:
-        run = Run(db, redis, sizes)
+        run = Run(sizes, db, redis)
         for name in names:
             await SECTIONS[name](run)
         answer = await db.redis.ask(operation="benchmark")
-        lines = [f"{machine(f'Redis {answer.version}')}; {sizes.rounds} rounds of {sizes.seconds} s."]
-        for table in run.report:
-            lines += ["", *table.lines]
-        return lines
+        return run.lines(f"{machine(f'Redis {answer.version}')}; {sizes.rounds} rounds of {sizes.seconds} s.")
 
 
-def main() -> None:
-    """Measure, print, and write it down if asked to."""
-    arguments = parser(__doc__, seconds=None, rounds=None)
-    arguments.add_argument("--quick", action="store_true", help="less of everything")
-    arguments.add_argument("--only", action="append", choices=SECTIONS, help="only this; may be repeated")
-    arguments.add_argument("--write", action="store_true", help=f"write it to docs/{WRITTEN.name}")
-    given = arguments.parse_args()
-    if given.write and given.only:
-        arguments.error("--write takes a whole run, without --only")
-    sizes = QUICK if given.quick else Sizes()
-    sizes = replace(sizes, seconds=given.seconds or sizes.seconds, rounds=given.rounds or sizes.rounds)
-    for name in ("limits", "throttled", "starsessions"):
-        if find_spec(name) is None:
-            print(f"{name} is not installed and left out; `make bench` installs it")
-
-    async def run(settings: Settings) -> None:
-        lines = await measure(settings, sizes, given.only or SECTIONS)
-        if given.write:
-            WRITTEN.write_text("\n".join([*_HEAD, *lines, ""]))
-
-    on_servers(run)
-
-
-_HEAD = [
+_HEAD = (
     "# Redis, against its peers",
     "",
     "Written by `benchmarks/redis.py --write`, which measures all sides in turn, in one process, on the",
     "same server. Medians of the rounds, and `ratio` of the medians; `rounds` tells the lowest and the",
     "highest ratio of a round. What the peers do stands in `benchmarks/redis_peers.py`.",
-    "",
-]
+)
 
 if __name__ == "__main__":
-    main()
+    command(
+        __doc__,
+        measure,
+        sections=SECTIONS,
+        sizes=Sizes(),
+        quick=QUICK,
+        written=WRITTEN,
+        head=_HEAD,
+        peers=("limits", "throttled", "starsessions"),
+    )

@@ -1,11 +1,10 @@
 """One run of a benchmark: who is measured, how much of everything, and what has been found."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from uuid import UUID
 
-from benchmarks.measuring import OURS, Call, Comparison, Table, in_turn, rate
+from benchmarks.measuring import OURS, Lengths, Report
 from benchmarks.sides import Ours, Side
 from multidb import MultiDB, NewUser
 
@@ -22,11 +21,9 @@ TARGETS = {
 
 
 @dataclass(frozen=True)
-class Sizes:
+class Sizes(Lengths):
     """How much of everything."""
 
-    seconds: float = 0.7
-    rounds: int = 5
     tasks: tuple[int, ...] = (1, 4, 16, 64, 256)
     rows: int = 5_000
     bulk: int = 20_000
@@ -40,29 +37,18 @@ QUICK = Sizes(seconds=0.2, rounds=1, tasks=(1, 64), bulk=5_000, streamed=20_000,
 
 
 @dataclass
-class Run:
+class Run(Report[Sizes]):
     """One run: who is measured, how much, and what has been found."""
+
+    targets = TARGETS
 
     db: MultiDB
     peers: Mapping[str, Side]
-    sizes: Sizes
-    report: list[Table] = field(default_factory=list)
 
     @property
     def sides(self) -> dict[str, Side]:
         """The peers and ours."""
         return {**self.peers, OURS: Ours(self.db)}
-
-    def table(self, title: str, *columns: str) -> Table:
-        """Begin a table."""
-        self.report.append(Table(title, *columns))
-        return self.report[-1]
-
-    def comparison(self, title: str, of: str = "calls") -> Table:
-        """Begin a table of rates."""
-        return self.table(
-            title, "work", "tasks", "against", f"its {of}/s", f"our {of}/s", "ratio", "rounds", "target"
-        )
 
     async def empty(self) -> None:
         """Leave no user."""
@@ -91,22 +77,3 @@ class Run:
                 f"FROM generate_series({start + 1}, {min(size, start + 100_000)}) AS n"
             )
         await self.sql("VACUUM ANALYZE users")
-
-    async def rates(self, table: Table, work: str, calls: Mapping[str, Call], *tasks: int) -> None:
-        """Measure a call of every side with these numbers of tasks."""
-        for number in tasks:
-            for call in calls.values():
-                await rate(call, tasks=number, seconds=self.sizes.seconds / 5)  # opens what is opened once
-            measured = {
-                name: partial(rate, call, tasks=number, seconds=self.sizes.seconds)
-                for name, call in calls.items()
-            }
-            self.compared(table, work, number, Comparison(await in_turn(measured, rounds=self.sizes.rounds)))
-
-    def compared(self, table: Table, work: str, tasks: int, comparison: Comparison) -> None:
-        """Add a row for each peer."""
-        for peer in comparison.peers:
-            target = TARGETS.get((work, tasks, peer))
-            table.row(
-                work, tasks, peer, *comparison.cells(peer), "" if target is None else f"at least {target}"
-            )

@@ -351,7 +351,7 @@ class Settings(PostgresSettings, MongoSettings):
     #: How long one loader may take before another may fill the same cache entry.
     cache_lease: Seconds = timedelta(seconds=10)
     #: How long a call waits for a loader of another process before it loads for itself.
-    cache_wait: Seconds = timedelta(seconds=1)
+    cache_wait: Seconds = timedelta(seconds=5)
     #: From how many bytes on a value is compressed.
     cache_compress_above: Annotated[int, Field(ge=0)] = 4096
     #: How long a session lives after it was created.

@@ -35,9 +35,19 @@ INDEXES: dict[str, tuple[list[str], str, dict[str, Any]]] = {
         "state = 'available' AND company_id IS NOT NULL",
         {},
     ),
+    "no_company_claim_idx": (
+        ["queue", "priority", "run_at", "id"],
+        "state = 'available' AND company_id IS NULL",
+        {},
+    ),
     "key_claim_idx": (
         ["queue", "concurrency_key", "priority", "run_at", "id"],
         "state = 'available' AND concurrency_key IS NOT NULL",
+        {},
+    ),
+    "no_key_claim_idx": (
+        ["queue", "priority", "run_at", "id"],
+        "state = 'available' AND concurrency_key IS NULL",
         {},
     ),
     "state_idx": (["state", "id"], "state IN ('waiting', 'running', 'failed', 'dead')", {}),

@@ -46,6 +46,8 @@ class Value(NamedTuple):
         if len(held) < _HEAD.size or held[0] != _VALUE:
             return None
         _, flags, tags, fresh_until, took, _, incarnation = _HEAD.unpack_from(held)
+        if not (tags or flags):  # as most are
+            return cls(fresh_until, took, (), incarnation, held[_HEAD.size :])
         place = _HEAD.size + tags * _TAG_SIZE
         generations = tuple(held[at : at + _TAG_SIZE] for at in range(_HEAD.size, place, _TAG_SIZE))
         body = held[place:]

@@ -118,7 +118,7 @@ async def _is_direct(connection: Connection) -> bool:
 
 
 async def brief(connection: Connection, settings: PostgresSettings) -> None:
-    """Let this session wait only briefly for locks, and let go of them soon if its client is no more."""
+    """Let the connection wait only briefly for locks, and let go of them soon if its client is no more."""
     await connection.execute(
         "SELECT set_config('lock_timeout', $1, false),"
         " set_config('idle_in_transaction_session_timeout', $2, false)",

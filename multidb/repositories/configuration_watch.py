@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from multidb.errors import DataError, InvalidCursorError, MultiDBError, NotFoundError
+from multidb.errors import DataError, InvalidCursorError, NotFoundError
 from multidb.stores.mongo.changes import Change, Changes
 from multidb.stores.mongo.client import MongoStore
 from multidb.stores.mongo.documents import Document
@@ -116,27 +116,11 @@ class ConfigurationWatch:
                             break
                         if self._apply(change):
                             self._tell()
-                await changes.__aexit__(None, None, None)
-                changes = await self._anew()
+                await changes.anew(self._load)
                 self._tell()
         finally:
             await changes.__aexit__(None, None, None)
             self._tell()
-
-    async def _anew(self) -> Changes:
-        """Watch from now on, and load what is there."""
-        while True:
-            changes = self._watching()
-            try:
-                await changes.__aenter__()
-                await self._load()
-            except MultiDBError as error:
-                await changes.__aexit__(None, None, None)
-                if not error.retryable:
-                    raise
-                await asyncio.sleep(1)
-            else:
-                return changes
 
     async def _load(self) -> None:
         found: dict[UUID, _Entry] = {}

@@ -86,8 +86,7 @@ class EventFeed:
                         for listener in tuple(self._listeners.get(change.document["channel"], ())):
                             listener.tell(change.document)
                 except InvalidCursorError:
-                    await changes.__aexit__(None, None, None)
-                    changes = await self._anew()
+                    await changes.anew()
                     for listener in self._everybody():
                         listener.missed()
         except MultiDBError as error:
@@ -95,12 +94,3 @@ class EventFeed:
                 listener.fail(error)
         finally:
             await changes.__aexit__(None, None, None)
-
-    async def _anew(self) -> Changes:
-        while True:
-            try:
-                return await self._watching().__aenter__()
-            except MultiDBError as error:
-                if not error.retryable:
-                    raise
-                await asyncio.sleep(1)

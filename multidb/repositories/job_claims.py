@@ -39,9 +39,11 @@ from multidb.repositories.relations import BelongsTo
 from multidb.repositories.repository import Resources, checked_class, known_values, page_size
 from multidb.stores.postgres import tables
 from multidb.stores.postgres.engine import Record
+from multidb.stores.postgres.transactions import Options
 
 __all__ = ["JobClaims"]
 
+_REPLAN = Options(replan=True)
 #: For so many seconds claims may pass by jobs that were due before those claimed last.
 _NARROW = 1.0
 #: How many lost jobs are looked after in a statement.
@@ -125,12 +127,12 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         floor, until = self._reached.get(here, (None, 0.0))
         if floor is not None and now < until and not fair:
             statement = sql.claim(fair=False, limited=False, company=of_one, narrow=True)
-            rows = await self._fetch(statement, {**values, "floor": floor}, "jobs.claim")
+            rows = await self._planned(statement, {**values, "floor": floor}, "jobs.claim")
             self._reach(here, rows, values["limit"], until)
             if rows:
                 return rows
         statement = sql.claim(fair=fair, limited=False, company=of_one)
-        rows = await self._fetch(statement, values, "jobs.claim")
+        rows = await self._planned(statement, values, "jobs.claim")
         if not fair:
             self._reach(here, rows, values["limit"], now + _NARROW)
         return rows
@@ -148,7 +150,8 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         The count must be a later statement than the lock. One statement would wait for the lock, and
         count what it saw before.
         """
-        async with self._resources.postgres.transactions.begin():
+        transactions = self._resources.postgres.transactions
+        async with transactions.begin(_REPLAN) if transactions.current() is None else transactions.begin():
             locked = await self._fetch(sql.LOCK_LIMITS, values, "jobs.claim")
             if not locked:
                 return []  # the limits were lifted just now
@@ -341,7 +344,7 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
             given["errors"] = [end.error for end in ends]
             given["results"] = [end.result for end in ends]
             given["delays"] = [end.delay for end in ends]
-            rows = await self._fetch(sql.END, given, "jobs.finish")
+            rows = await self._planned(sql.END, given, "jobs.finish")
             await self._follow(rows)
         return {row["id"] for row in rows}
 
@@ -366,6 +369,14 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
             await self._fetch(sql.SETTLED, {"ids": list(ids)}, "jobs.settle")
             self._wakeups.tell({row["queue"] for row in rows if row["state"] == "available" and row["due"]})
             ids = [row["id"] for row in rows if row["awaited"] and row["state"] == "cancelled"]
+
+    async def _planned(self, statement: Any, values: Mapping[str, Any], operation: str) -> list[Record]:
+        """Run a statement by a plan for what the table holds now: a queue fills and empties in moments."""
+        transactions = self._resources.postgres.transactions
+        if transactions.current() is not None:
+            return await self._fetch(statement, values, operation)
+        async with transactions.begin(_REPLAN):
+            return await self._fetch(statement, values, operation)
 
     async def _fetch(self, statement: Any, values: Mapping[str, Any], operation: str) -> list[Record]:
         # As nobody's: a worker serves all companies, and limits count what all of them have running.

@@ -1,6 +1,7 @@
 """`MongoRepository`: the calls every collection has whose documents may change."""
 
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, ClassVar, Generic, NoReturn, TypeAlias
 from uuid import UUID
 
@@ -176,7 +177,8 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
     ) -> ModelT:
         query = {stored_name(name): {"$eq": document.get(stored_name(name))} for name in names}
         values = {name: document.get(name) for name in given}
-        change = self._change(values, operation)
+        # Of a new document both times are the same moment.
+        change = self._change(values, operation, at=document["updated_at"])
         kept = {*given, *query, "updated_at", "version"}
         change["$setOnInsert"] = {name: value for name, value in document.items() if name not in kept}
         return await self._upserted(query, change, names, operation, company)
@@ -217,9 +219,10 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
             except AlreadyExistsError as error:
                 if error.columns != ("id",):
                     raise
-                # This version stands there already, or a later one; or a company's that is not seen.
+                # This version stands there already, or a later one. Or a company's that is not seen; or
+                # an earlier one that was added just now, which the next try replaces.
                 there = await self._shared.load(id, company)
-                if there is not None:
+                if there is not None and there.version >= version:
                     return there
                 if attempt == _TRIES:
                     raise
@@ -317,7 +320,9 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
                 operation=operation,
             )
 
-    def _change(self, values: Mapping[str, Any], operation: str) -> dict[str, Any]:
+    def _change(
+        self, values: Mapping[str, Any], operation: str, *, at: datetime | None = None
+    ) -> dict[str, Any]:
         """Return the change to these values, by field, as MongoDB takes it. Raises: DataError."""
         absent = {name for name, value in values.items() if value is None and name in self._absent}
         given = {name: value for name, value in values.items() if name not in absent}
@@ -326,7 +331,7 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
             "$unset": dict.fromkeys(absent, ""),
             "$inc": {"version": 1},
             # A process whose clock is behind does not set it back.
-            "$max": {"updated_at": utc_now()},
+            "$max": {"updated_at": at or utc_now()},
         }
 
     async def _change_one(

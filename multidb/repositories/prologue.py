@@ -8,10 +8,9 @@ and follow behind the caller's back: the register of who is there, told once in 
 from typing import Any, cast
 
 from multidb.models.prologue import Prologue
-from multidb.models.rate_limits import Rate
 from multidb.repositories.counters import CounterRepository
 from multidb.repositories.presence import MAX_DEVICES, PresenceRepository
-from multidb.repositories.rate_limits import RateLimitRepository, Rates, asked, limits_of, told
+from multidb.repositories.rate_limits import RateLimitRepository, Rates, asked, checked_limits, key_of, told
 from multidb.repositories.repository import Resources
 from multidb.repositories.session_use import to_milliseconds
 from multidb.repositories.sessions import SessionRepository
@@ -37,18 +36,18 @@ class Requests:
     async def begin(self, token: str, endpoint: str, rate: Rates | None, cost: int) -> Prologue:
         """Do as `MultiDB.request` says."""
         day = self._counters._countable(endpoint, _OPERATION)  # noqa: SLF001 - one of our own
+        # Whatever the token: who gives a wrong rate must not hear of it at the first sign-in only.
+        limits = [] if rate is None else checked_limits({endpoint: rate}, cost, _OPERATION)
         known = self._use.read(token)
         if known is None:
             return Prologue(None, None)
         user_id = known.user_id
-        limits: list[tuple[str, Rate]] = []
-        if rate is not None:
-            limits = limits_of(self._endpoints, user_id, {endpoint: rate}, cost, _OPERATION)
+        keys = [key_of(self._endpoints, user_id, each) for each, _ in limits]
         rates = [rate for _, rate in limits]
         devices = self._devices.key({"user_id": user_id})
         reply: list[Any] | None = await self._redis.run(
             "request",
-            [*self._use.keys(user_id, known.id), devices, *(key for key, _ in limits)],
+            [*self._use.keys(user_id, known.id), devices, *keys],
             [*self._use.asked(known), *self._there, cost, *(each for rate in rates for each in asked(rate))],
             operation=_OPERATION,
         )

@@ -17,7 +17,7 @@ from multidb.stores.redis.commands import Argument
 from multidb.stores.redis.keys import KeyPattern
 from multidb.stores.redis.outage import Outage
 
-__all__ = ["RateLimitRepository", "Rates", "asked", "limits_of", "told"]
+__all__ = ["RateLimitRepository", "Rates", "asked", "checked_limits", "key_of", "told"]
 
 #: One rate, or several that must all admit a call.
 Rates: TypeAlias = Rate | Sequence[Rate]
@@ -150,7 +150,8 @@ class RateLimitRepository(Repository):
         Raises: UnavailableError if Redis cannot be reached.
         """
         operation = self._operation("reset")
-        key = _key(self._pattern, user_id, endpoint, operation)
+        checked_id(user_id, operation)
+        key = key_of(self._pattern, user_id, _checked(endpoint, operation))
         self._local.reset(key)
         await self._redis.delete([key], operation=operation)
 
@@ -165,7 +166,11 @@ class RateLimitRepository(Repository):
         outage: OutagePolicy | None,
         operation: str,
     ) -> Decision:
-        found = limits_of(self._pattern, user_id, limits, cost, operation)
+        checked_id(user_id, operation)
+        found = [
+            (key_of(self._pattern, user_id, endpoint), rate)
+            for endpoint, rate in checked_limits(limits, cost, operation)
+        ]
         if outage is not None and outage not in get_args(OutagePolicy):
             raise DataError(
                 f"`outage` must be one of {', '.join(get_args(OutagePolicy))}", operation=operation
@@ -196,35 +201,32 @@ class RateLimitRepository(Repository):
         return Decision(True, left, timedelta(0), timedelta(0), degraded=True)
 
 
-def limits_of(
-    pattern: KeyPattern, user_id: UUID, limits: Mapping[str, Rates], cost: int, operation: str
-) -> list[tuple[str, Rate]]:
-    """Return the key and the rate of each limit. Raises: DataError."""
-    found: list[tuple[str, Rate]] = []
-    for endpoint, rates in limits.items():
-        key = _key(pattern, user_id, endpoint, operation)
-        if isinstance(rates, Rate):
-            found.append((key, rates))
-        else:
-            found += [(key, rate) for rate in _each(rates, operation)]
+def checked_limits(limits: Mapping[str, Rates], cost: int, operation: str) -> list[tuple[str, Rate]]:
+    """Return the endpoint and the rate of each limit. Raises: DataError."""
+    found = [
+        (_checked(endpoint, operation), rate)
+        for endpoint, rates in limits.items()
+        for rate in _each(rates, operation)
+    ]
     if not 1 <= len(found) <= _MOST_AT_ONCE:
         raise DataError(f"give 1 to {_MOST_AT_ONCE} rates", operation=operation)
-    least = found[0][1].limit
-    if len(found) > 1:
-        least = min(rate.limit for _, rate in found)
-        if len({(key, asked(rate)) for key, rate in found}) < len(found):
-            raise DataError("a rate is given twice", operation=operation)
-    if type(cost) is not int or not 1 <= cost <= least:
+    if len(found) > 1 and len({(endpoint, asked(rate)) for endpoint, rate in found}) < len(found):
+        raise DataError("a rate is given twice", operation=operation)
+    if type(cost) is not int or not 1 <= cost <= min(rate.limit for _, rate in found):
         raise DataError("`cost` must be a whole number from 1 to the limit", operation=operation)
     return found
 
 
-def _key(pattern: KeyPattern, user_id: UUID, endpoint: Any, operation: str) -> str:
-    checked_id(user_id, operation)
-    if not isinstance(endpoint, str) or not 1 <= len(endpoint) <= _MAX_LENGTH:
-        raise DataError(f"`endpoint` must be a text of 1 to {_MAX_LENGTH} characters", operation=operation)
+def key_of(pattern: KeyPattern, user_id: UUID, endpoint: str) -> str:
+    """Return where the limits of a user at an endpoint are."""
     before, after = _around_user(pattern, endpoint)
     return f"{before}{user_id}{after}"
+
+
+def _checked(endpoint: Any, operation: str) -> str:
+    if not isinstance(endpoint, str) or not 1 <= len(endpoint) <= _MAX_LENGTH:
+        raise DataError(f"`endpoint` must be a text of 1 to {_MAX_LENGTH} characters", operation=operation)
+    return endpoint
 
 
 @lru_cache(maxsize=1000)

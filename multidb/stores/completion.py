@@ -1,15 +1,15 @@
 """Work that must end once it has begun, whatever happens to its caller."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable
+from typing import TypeVar
 
 __all__ = ["complete"]
 
 T = TypeVar("T")
 
 
-async def complete(work: Coroutine[Any, Any, T]) -> T:
+async def complete(work: Awaitable[T]) -> T:
     """Run `work` to its end and return what it returned, even if the caller is cancelled meanwhile.
 
     A cancellation waits until the work is done and is raised then, so no task is left behind.

@@ -57,9 +57,7 @@ class Finisher:
             try:
                 over = await self._db.jobs.finish([ending for _, ending in some])
             except MultiDBError as error:
-                _log.warning(
-                    "what became of %d jobs cannot be stored, and is tried again: %s", len(some), error
-                )
+                _log.warning("what became of %d jobs is stored later: %s", len(some), error)
                 standing = [each for each in some if each[0].reason != "lost" and loop.time() < each[0].until]
                 for held in {held for held, _ in some} - {held for held, _ in standing}:
                     self._stored(held)

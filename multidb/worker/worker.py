@@ -173,7 +173,7 @@ class Worker:
             if not self._room():
                 self._freed.clear()
                 await self._freed.wait()
-            elif self._working and self._room() < self.concurrency // 2:
+            elif self._working and not self._fair and self._room() < self.concurrency // 2:
                 await asyncio.sleep(_GATHERED)
             self._woken.clear()
             try:
@@ -211,7 +211,8 @@ class Worker:
     def _room(self) -> int:
         """Return how many jobs to claim now: for the places that are free, and some ahead."""
         ahead = 0
-        if self._took is not None:
+        # In turns of companies none is claimed ahead: whoever comes next would wait for all of them.
+        if self._took is not None and not self._fair:
             ahead = min(int(self.concurrency * _AHEAD / max(self._took, 1e-6)), _MOST_AHEAD)
         unstored = len(self._hold) - self._working - len(self._ahead)
         if unstored > self.concurrency * _UNSTORED:

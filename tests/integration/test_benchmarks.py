@@ -5,7 +5,19 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import analytics, job_sides, jobs, mongo, outbox, postgres, reads, redis, redis_peers
+from benchmarks import (
+    analytics,
+    cache,
+    cache_sides,
+    job_sides,
+    jobs,
+    mongo,
+    outbox,
+    postgres,
+    reads,
+    redis,
+    redis_peers,
+)
 from benchmarks.run import Sizes
 from multidb.settings import Settings
 
@@ -74,6 +86,19 @@ async def test_redis_is_measured(multidb_settings: Settings, monkeypatch: pytest
 
 @pytest.mark.mongo
 async def test_the_outbox_is_measured(multidb_settings: Settings):
-    lines = await outbox.measure(multidb_settings, outbox.Sizes(effects=20, rounds=1, delays=3, commits=2))
-    assert sum(line.startswith("## ") for line in lines) == 3
-    assert len(lines) == 1 + 3 * 5 + len(outbox.KINDS) + 1 + 3
+    sizes = outbox.Sizes(effects=20, rounds=1, delays=3, commits=2)
+    lines = await outbox.measure(multidb_settings, sizes)
+    assert sum(line.startswith("## ") for line in lines) == len(outbox.SECTIONS)
+    for name in outbox.KINDS:
+        assert sum(line.startswith(f"| {name} |") for line in lines) == 1, name
+
+
+async def test_the_cache_is_measured(multidb_settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    # Of the peers, the one that every environment has.
+    there = {"multidb", "redis"}
+    monkeypatch.setattr(cache_sides, "find_spec", lambda name: name if name in there else None)
+    sizes = cache.Sizes(seconds=0.01, rounds=1, tasks=(1, 64), keys=20, callers=20, processes=1)
+    lines = await cache.measure(multidb_settings, sizes)
+    assert sum(line.startswith("## ") for line in lines) == len(cache.SECTIONS)
+    assert sum("redis-py GET" in line for line in lines if line.startswith("| hit |")) == 2
+    assert any(line.startswith("| ours | 1 | 0 |") for line in lines)

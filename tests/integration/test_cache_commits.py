@@ -180,6 +180,25 @@ async def test_a_commit_is_not_failed_by_a_redis_that_is_away(
         assert (await other.users.fetch(user.id)).name == "New"
 
 
+async def test_a_commit_is_marked_though_calls_are_refused(
+    db: MultiDB, user: User, monkeypatch: pytest.MonkeyPatch
+):
+    """Redis is back, and others have noticed: they may read, so the writer must not commit unmarked."""
+    async with MultiDB(db.settings) as other:
+        await other.users.get(user.id)
+        dying(monkeypatch, db)
+        [node] = db.redis.opened.nodes
+        monkeypatch.setattr(node.breaker, "_pause", 60)
+        for _ in range(db.settings.redis_breaker_limit):
+            node.breaker.failed(asyncio.get_running_loop().time())
+        with pytest.raises(UnavailableError):
+            await db.redis.get("a", operation="test")
+        await db.users.update(user.id, name="New")
+        assert (await held(other, user)).startswith(b"W")
+        # And now it is known here too.
+        assert await db.redis.get("a", operation="test") is None
+
+
 async def test_what_is_owed_is_tried_once_more_when_closing(
     db: MultiDB, multidb_settings: Settings, user: User, monkeypatch: pytest.MonkeyPatch
 ):

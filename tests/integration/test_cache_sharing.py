@@ -144,7 +144,7 @@ async def test_an_error_is_everybodys_and_nothing_is_stored(db: MultiDB):
     assert failing.metrics.load_errors == 2
 
 
-async def test_who_dies_loading_keeps_others_waiting_for_a_second_at_most(
+async def test_who_dies_loading_keeps_others_waiting_for_so_long_at_most(
     db: MultiDB, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(db.cache._leases, "_patience", 0.05)

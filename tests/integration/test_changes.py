@@ -5,12 +5,13 @@ import gc
 import threading
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from multidb import InvalidCursorError, MultiDB, NotOpenError, SystemLog, UnavailableError, uuid7
+from multidb import DataError, InvalidCursorError, MultiDB, NotOpenError, SystemLog, UnavailableError, uuid7
 from multidb.settings import Settings
 from multidb.stores.mongo.changes import Change, Changes
 
@@ -156,6 +157,32 @@ async def test_a_collection_that_takes_the_place_of_a_dropped_one_is_watched_too
             ("insert", second),
         ]
         assert [each.id for each in await take(inserts, 2)] == [first, second]
+
+
+async def test_going_on_anew_waits_out_an_outage(wire: tuple[Relay, MultiDB], db: MultiDB):
+    relay, far = wire
+    loads: list[int] = []
+
+    async def load() -> None:
+        loads.append(len(loads))
+        if len(loads) == 1:
+            relay.refuse()
+            raise UnavailableError("it has gone away just now")
+        relay.allow()
+
+    async with watch(far) as changes, asyncio.timeout(30):
+        await append(db)
+        asyncio.get_running_loop().call_later(0.3, relay.allow)
+        await changes.anew(load)
+        assert len(loads) == 2
+        id = await append(db)
+        assert [each.id for each in await take(changes, 1)] == [id]
+        with pytest.raises(DataError):
+            await changes.anew(partial(fail, DataError("this will not pass")))
+
+
+async def fail(error: Exception) -> None:
+    raise error
 
 
 async def test_waiting_ends_when_the_database_is_closed(multidb_settings: Settings):

@@ -291,6 +291,8 @@ async def test_a_wrong_password_is_a_setting_even_for_a_degradable_store(multidb
     assert "wrong-password" not in str(caught.value)
 
 
+# As above.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("store", STORES)
 async def test_a_server_that_never_answers_ends_at_the_deadline(
     multidb_settings: Settings, store: str, silent_port: int
@@ -310,8 +312,11 @@ async def test_a_server_that_never_answers_ends_at_the_deadline(
     assert not health.ok
     assert not getattr(health, store).ok
     assert getattr(health, store).detail
+    gc.collect()
 
 
+# As above.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_cancelled_open_leaves_nothing_open(multidb_settings: Settings, silent_port: int):
     db = MultiDB(moved(multidb_settings, "redis", silent_port))
     before = asyncio.all_tasks()
@@ -323,6 +328,7 @@ async def test_a_cancelled_open_leaves_nothing_open(multidb_settings: Settings, 
         await opening
     assert asyncio.all_tasks() == before
     assert db.postgres.pool_usage() is None
+    gc.collect()
 
 
 async def test_health_tells_what_answers(db: MultiDB):

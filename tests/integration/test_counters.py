@@ -97,7 +97,7 @@ async def test_a_flush_whose_answer_was_lost_counts_once(multidb_settings: Setti
 
 async def test_while_redis_is_away_counting_goes_on(multidb_settings: Settings, caplog):
     caplog.set_level(logging.WARNING, "multidb.counters")
-    changes = {"redis_timeout": timedelta(seconds=0.1), "redis_breaker_pause": timedelta(seconds=0.1)}
+    changes = {"redis_timeout": timedelta(seconds=0.5), "redis_breaker_pause": timedelta(seconds=0.1)}
     async with behind_proxy(multidb_settings.model_copy(update=changes)) as (proxy, settings):
         async with MultiDB(settings) as db:
             await db.counters.increment("a")
@@ -116,7 +116,7 @@ async def test_while_redis_is_away_counting_goes_on(multidb_settings: Settings, 
 
 
 async def test_what_cannot_be_stored_before_closing_is_told(multidb_settings: Settings, caplog):
-    changes = {"redis_timeout": timedelta(seconds=0.1), "close_timeout": timedelta(seconds=1)}
+    changes = {"redis_timeout": timedelta(seconds=0.5), "close_timeout": timedelta(seconds=1)}
     async with behind_proxy(multidb_settings.model_copy(update=changes)) as (proxy, settings):
         async with MultiDB(settings) as db:
             proxy.flowing.clear()

@@ -98,7 +98,11 @@ async def test_of_many_upserts_of_one_company_one_adds(db: MultiDB):
         assert sorted(each.version for each in outcomes) == list(range(1, 21))
 
 
-async def test_an_upsert_changes_what_was_given_and_no_more(db: MultiDB, papers: Papers):
+async def test_an_upsert_changes_what_was_given_and_no_more(
+    db: MultiDB, papers: Papers, monkeypatch: pytest.MonkeyPatch
+):
+    moments = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=n) for n in range(100))
+    monkeypatch.setattr("multidb.repositories.mongo.utc_now", lambda: next(moments))
     first = await papers.upsert(NewPaper(slug="one", title="first", number=1, score=3, label="a"), on="slug")
     assert (first.version, first.created_at) == (1, first.updated_at)
     assert first == await papers.get(first.id)
@@ -146,6 +150,24 @@ async def test_of_many_puts_at_once_the_latest_stays(db: MultiDB, papers: Papers
     for wrong in (0, -1, True, 2**63, "1"):
         with pytest.raises(DataError, match="`version` must be a whole number"):
             await papers.put(NewPaper(), version=wrong)  # type: ignore[arg-type]
+
+
+async def test_a_put_that_meets_the_add_of_an_older_version_replaces_it(
+    papers: Papers, monkeypatch: pytest.MonkeyPatch
+):
+    id, upserted, met = uuid7(), papers._upserted, asyncio.Event()
+
+    async def meets(*arguments: Any) -> Paper:
+        if met.is_set():
+            return await upserted(*arguments)
+        met.set()
+        await papers.put(NewPaper(id=id, number=1), version=1)
+        # What the server says to two upserts that both found nothing to update.
+        raise AlreadyExistsError("it was added just now", columns=("id",))
+
+    monkeypatch.setattr(papers, "_upserted", meets)
+    assert (await papers.put(NewPaper(id=id, number=2), version=2)).number == 2
+    assert (await papers.fetch(id)).version == 2
 
 
 async def test_a_fence_lets_nobody_back(db: MultiDB, papers: Papers):

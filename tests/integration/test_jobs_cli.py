@@ -84,7 +84,7 @@ async def test_a_worker_works_until_it_is_told_to_stop(db: MultiDB, tmp_path: Pa
     ]
     try:
         job = await db.jobs.enqueue(NewJob(queue="q", kind="k", payload={"n": 1}))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(100):
             while not await db.jobs.exists(id=job.id, state="completed"):  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.05)
             assert watching.stdout is not None

@@ -156,6 +156,7 @@ async def test_what_does_not_fit_is_refused(db: MultiDB):
         *(("a", rate, each, "`cost` must be") for each in (0, -1, 3, True)),
     ]
     for endpoint, limit, cost, message in wrong:
-        with pytest.raises(DataError, match=message):
-            await db.request(token, endpoint, rate=limit, cost=cost)
+        for each in (token, "no token of ours"):
+            with pytest.raises(DataError, match=message):
+                await db.request(each, endpoint, rate=limit, cost=cost)
     assert (await db.request(token, "a}:{b\n ", rate=rate)).allowed

@@ -31,6 +31,7 @@ from multidb import (
 )
 from multidb.models.ids import uuid7
 from multidb.registry import BUILT_IN
+from multidb.repositories.job_endings import Ending
 from multidb.repositories.postgres_reader import PostgresReader
 from multidb.stores.postgres.engine import connect
 
@@ -86,6 +87,12 @@ async def streamed(rows: AsyncIterator[Any]) -> list[Any]:
     return [row async for row in rows]
 
 
+async def heard(jobs: Any) -> list[Any]:
+    names: list[Any] = []
+    async with jobs.listen(names.append):
+        return names
+
+
 READS: dict[str, list[Reach]] = {
     "get": [lambda r, _, t, __: r.get(t.id), lambda r, _, t, __: r.get(t.id, include=tuple(r.relations))],
     "fetch": [lambda r, _, t, __: r.fetch(t.id)],
@@ -104,6 +111,8 @@ READS: dict[str, list[Reach]] = {
     "exists": [lambda r, _, t, __: r.exists(id=t.id), lambda r, _, t, __: r.exists(r.c.id == t.id)],
     "related": [lambda r, _, t, __: r.related([t.id], by="id")],
     "history": [lambda r, _, t, __: r.history("documents", t.entity_id)],
+    "stats": [lambda r, *_: r.stats()],
+    "listen": [lambda r, *_: heard(r)],
 }
 WRITES: dict[str, list[Reach]] = {
     "add": [lambda r, _, __, new: r.add(new())],
@@ -137,6 +146,35 @@ WRITES: dict[str, list[Reach]] = {
         lambda r, _, t, __: r.move(t.id),
         lambda r, o, t, _: r.move(o.id, before=t.id),
     ],
+    "enqueue": [
+        lambda r, _, __, new: r.enqueue(new()),
+        lambda r, _, __, new: r.enqueue(new().model_copy(update={"idempotency_key": "once"})),
+        lambda r, o, t, _: r.enqueue(
+            NewJob(company_id=o.company_id, queue="ai", kind="x", payload={}, depends_on=(t.id,))
+        ),
+    ],
+    "enqueue_many": [
+        lambda r, _, __, new: r.enqueue_many([new()]),
+        lambda r, _, __, new: r.enqueue_many([new().model_copy(update={"idempotency_key": "once"})]),
+    ],
+    "claim": [
+        lambda r, _, t, __: r.claim(t.queue, worker="thief", limit=1000),
+        lambda r, _, t, __: r.claim(t.queue, worker="thief", limit=1000, fair=True),
+    ],
+    # Queues have workers and limits, whichever company's the jobs are.
+    "rescue": [lambda r, *_: r.rescue()],
+    "limit": [lambda r, _, t, __: r.limit(t.queue, at_most=1000), lambda r, _, t, __: r.limit(t.queue)],
+    "prune": [lambda r, *_: r.prune(timedelta(0))],
+    "cancel": [lambda r, _, t, __: r.cancel(t.id), lambda r, _, t, __: r.cancel(t)],
+    "retry": [lambda r, _, t, __: r.retry(t.id)],
+    "discard": [lambda r, _, t, __: r.discard(t.id)],
+    "heartbeat": [lambda r, _, t, __: r.heartbeat([t])],
+    "progress": [lambda r, _, t, __: r.progress(t, 0.5)],
+    "complete": [lambda r, _, t, __: r.complete(t)],
+    "fail": [lambda r, _, t, __: r.fail(t, "stolen")],
+    "snooze": [lambda r, _, t, __: r.snooze(t, timedelta(hours=1))],
+    "release": [lambda r, _, t, __: r.release(t)],
+    "finish": [lambda r, _, t, __: r.finish([Ending(t, "completed")])],
 }
 NOT_CALLS = {"target", "entity", "check", "claims", "model", "new_model", "changes_model"}
 

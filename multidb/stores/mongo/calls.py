@@ -1,16 +1,21 @@
 """Calls of the driver: never more at a time than it has connections, each counted, its errors translated."""
 
 import asyncio
+from collections.abc import Awaitable
 from datetime import timedelta
 from types import TracebackType
+from typing import TypeVar
 
 from multidb.errors import TransactionError
+from multidb.stores.completion import complete
 from multidb.stores.mongo.ambient import Transaction
 from multidb.stores.mongo.driver import Session
 from multidb.stores.mongo.errors import ID_ALONE, Unique, translate, translating
 from multidb.stores.store import UnderWay
 
-__all__ = ["Call", "Turns"]
+__all__ = ["Call", "Turns", "unbroken"]
+
+T = TypeVar("T")
 
 
 class Turns(asyncio.Semaphore):
@@ -90,6 +95,16 @@ class Call:
             # PyMongo waits by `asyncio.wait_for`, which in Python 3.11 forgets a cancellation that
             # comes when what it waits for is there.
             raise asyncio.CancelledError
+
+
+def unbroken(session: Session | None, answer: Awaitable[T]) -> Awaitable[T]:
+    """Return what to await for a call's answer: in a transaction, to its end.
+
+    One that was cancelled may not have been sent yet, as in Motor's threads, and would reach the server
+    behind the rollback: there it begins the transaction anew, which nobody ends, and what it holds
+    is locked for a minute.
+    """
+    return answer if session is None else complete(answer)
 
 
 def _cancelling() -> int:

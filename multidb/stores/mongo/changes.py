@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, TypeVar
 
 from multidb.errors import MultiDBError
 from multidb.stores.completion import complete
@@ -25,6 +25,8 @@ _log = logging.getLogger("multidb.mongo")
 
 #: The longest pause, in seconds, before a server that is away is tried again.
 _LONGEST_PAUSE = 2.0
+
+ResultT = TypeVar("ResultT")
 
 #: A place among the changes of a collection. Opaque; BSON can write it.
 Position: TypeAlias = Mapping[str, Any]
@@ -88,10 +90,36 @@ class Changes:
         return self
 
     async def __anext__(self) -> Change:
+        while True:
+            event, self.position, alive = await self._persistently(self._step)
+            if not alive:
+                # The collection was dropped or renamed. Another may take its place.
+                await self._let_go()
+            if event is not None and event["operationType"] != "invalidate":
+                key: Mapping[str, Any] = event.get("documentKey") or {}
+                return Change(event["operationType"], key.get("_id"), event.get("fullDocument"))
+
+    async def anew(self, then: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Go on from now on, whatever was missed; `then`, say, loads what is there.
+
+        Both are tried until MongoDB answers. Raises: what iterating does, and what `then` raises.
+        """
+        await self._let_go()
+
+        async def begin() -> None:
+            self.position = None
+            await self.__aenter__()
+            if then is not None:
+                await then()
+
+        await self._persistently(begin)
+
+    async def _persistently(self, step: Callable[[], Awaitable[ResultT]]) -> ResultT:
+        """Return what `step` returns, tried again for as long as MongoDB is away."""
         failures = 0
         while True:
             try:
-                event, position, alive = await self._step()
+                result = await step()
             except BaseException as error:
                 await self._let_go()
                 if not isinstance(error, MultiDBError) or not error.retryable:
@@ -102,17 +130,10 @@ class Changes:
                 pause = min(_LONGEST_PAUSE, 0.05 * 2**failures)
                 # Not all at the same moment, of those who lost it at the same moment.
                 await asyncio.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311
-                continue
-            if failures:
-                _log.warning("%s: MongoDB is back, no change was missed", self._operation)
-            failures = 0
-            self.position = position
-            if not alive:
-                # The collection was dropped or renamed. Another may take its place.
-                await self._let_go()
-            if event is not None and event["operationType"] != "invalidate":
-                key: Mapping[str, Any] = event.get("documentKey") or {}
-                return Change(event["operationType"], key.get("_id"), event.get("fullDocument"))
+            else:
+                if failures:
+                    _log.warning("%s: MongoDB is back", self._operation)
+                return result
 
     async def _step(self) -> tuple[Mapping[str, Any] | None, Position | None, bool]:
         """Wait a moment for an event. Return it if one came, where it ends, and whether others may follow."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from bson import CodecOptions
@@ -17,7 +17,7 @@ from pymongo.read_concern import ReadConcern
 from multidb.errors import MultiDBError, UnavailableError
 from multidb.models.health import PoolUsage, Role
 from multidb.settings import Settings
-from multidb.stores.mongo.calls import Call, Turns
+from multidb.stores.mongo.calls import Call, Turns, unbroken
 from multidb.stores.mongo.changes import Changes, Position
 from multidb.stores.mongo.documents import Document, Encoded, messages
 from multidb.stores.mongo.driver import ChangeStream, Client, Database, Session, load
@@ -168,9 +168,9 @@ class MongoStore(Store[Client]):
             target = self.database[collection]
             try:
                 if len(documents) == 1:  # for less than a bulk of one
-                    await target.insert_one(documents[0], session=session)
+                    await unbroken(session, target.insert_one(documents[0], session=session))
                 else:
-                    await target.insert_many(documents, ordered=False, session=session)
+                    await unbroken(session, target.insert_many(documents, ordered=False, session=session))
             except (driver.BulkWriteError, driver.WriteError, driver.WriteConcernError) as error:
                 if session is not None:
                     raise  # nothing of the transaction stands
@@ -189,8 +189,8 @@ class MongoStore(Store[Client]):
     async def find_one(self, collection: str, query: Mapping[str, Any], *, operation: str) -> Document | None:
         """Return the first document that matches, or None."""
         async with self._call(operation) as session:
-            document: Document | None = await self.database[collection].find_one(query, session=session)
-        return document
+            found = self.database[collection].find_one(query, session=session)
+            return cast(Document | None, await unbroken(session, found))
 
     async def find(
         self, collection: str, query: Mapping[str, Any], *, sort: Sort = (), limit: int, operation: str
@@ -200,19 +200,18 @@ class MongoStore(Store[Client]):
             cursor = self.database[collection].find(
                 query, sort=list(sort), limit=limit, batch_size=limit, session=session
             )
-            documents: list[Document] = await cursor.to_list(None)
-        return documents
+            return cast(list[Document], await unbroken(session, cursor.to_list(None)))
 
     async def aggregate(
         self, collection: str, pipeline: Sequence[Mapping[str, Any]], *, operation: str
     ) -> list[Document]:
         """Return what a pipeline gives, all of it: it must end in few. The server may use its disk."""
         async with self._call(operation) as session:
-            cursor = await load(self.settings.mongo_driver).aggregate(
+            opened = load(self.settings.mongo_driver).aggregate(
                 self.database[collection], pipeline, {"allowDiskUse": True, "session": session}
             )
-            documents: list[Document] = await cursor.to_list(None)
-        return documents
+            cursor = await unbroken(session, opened)
+            return cast(list[Document], await unbroken(session, cursor.to_list(None)))
 
     async def advance(
         self, collection: str, documents: Sequence[Document], *, by: str, operation: str
@@ -235,13 +234,14 @@ class MongoStore(Store[Client]):
     async def count(self, collection: str, query: Mapping[str, Any], *, operation: str) -> int:
         """Return how many documents match."""
         async with self._call(operation) as session:
-            return int(await self.database[collection].count_documents(query, session=session))
+            counted = self.database[collection].count_documents(query, session=session)
+            return int(await unbroken(session, counted))
 
     async def exists(self, collection: str, query: Mapping[str, Any], *, operation: str) -> bool:
         """Return whether a document matches."""
         async with self._call(operation) as session:
-            found = await self.database[collection].find_one(query, {"_id": 1}, session=session)
-        return found is not None
+            found = self.database[collection].find_one(query, {"_id": 1}, session=session)
+            return await unbroken(session, found) is not None
 
     async def change_one(
         self,
@@ -258,10 +258,10 @@ class MongoStore(Store[Client]):
         With `upsert` one is made then. One call, atomic.
         """
         async with self._call(operation, unique) as session:
-            document: Document | None = await self.database[collection].find_one_and_update(
+            changed = self.database[collection].find_one_and_update(
                 query, change, upsert=upsert, return_document=ReturnDocument.AFTER, session=session
             )
-        return document
+            return cast(Document | None, await unbroken(session, changed))
 
     async def change_many(
         self,
@@ -274,20 +274,20 @@ class MongoStore(Store[Client]):
     ) -> int:
         """Change the documents that match, each by itself, and return how many there were."""
         async with self._call(operation, unique) as session:
-            outcome = await self.database[collection].update_many(query, change, session=session)
-        return int(outcome.matched_count)
+            changed = self.database[collection].update_many(query, change, session=session)
+            return int((await unbroken(session, changed)).matched_count)
 
     async def delete_one(self, collection: str, query: Mapping[str, Any], *, operation: str) -> bool:
         """Delete the document that matches; return whether there was one."""
         async with self._call(operation) as session:
-            outcome = await self.database[collection].delete_one(query, session=session)
-        return bool(outcome.deleted_count)
+            deleted = self.database[collection].delete_one(query, session=session)
+            return bool((await unbroken(session, deleted)).deleted_count)
 
     async def delete_many(self, collection: str, query: Mapping[str, Any], *, operation: str) -> int:
         """Delete the documents that match, each by itself, and return how many there were."""
         async with self._call(operation) as session:
-            outcome = await self.database[collection].delete_many(query, session=session)
-        return int(outcome.deleted_count)
+            deleted = self.database[collection].delete_many(query, session=session)
+            return int((await unbroken(session, deleted)).deleted_count)
 
     async def command(self, command: Mapping[str, Any], *, operation: str) -> Document:
         """Run one database command and return its answer. It takes no part in a transaction."""

@@ -90,7 +90,7 @@ ai_processing_jobs = Table(
         "id",
         postgresql_where=text("state = 'available'"),
     ),
-    # One company's next jobs, and one key's: what a claim that shares out looks for.
+    # What a claim that shares out looks for: one company's next jobs, one key's, and those of none.
     Index(
         "ai_processing_jobs_company_claim_idx",
         "queue",
@@ -101,6 +101,14 @@ ai_processing_jobs = Table(
         postgresql_where=text("state = 'available' AND company_id IS NOT NULL"),
     ),
     Index(
+        "ai_processing_jobs_no_company_claim_idx",
+        "queue",
+        "priority",
+        "run_at",
+        "id",
+        postgresql_where=text("state = 'available' AND company_id IS NULL"),
+    ),
+    Index(
         "ai_processing_jobs_key_claim_idx",
         "queue",
         "concurrency_key",
@@ -108,6 +116,14 @@ ai_processing_jobs = Table(
         "run_at",
         "id",
         postgresql_where=text("state = 'available' AND concurrency_key IS NOT NULL"),
+    ),
+    Index(
+        "ai_processing_jobs_no_key_claim_idx",
+        "queue",
+        "priority",
+        "run_at",
+        "id",
+        postgresql_where=text("state = 'available' AND concurrency_key IS NULL"),
     ),
     # Without `lease_until`: a heartbeat then changes no index. Those that run are few.
     Index(

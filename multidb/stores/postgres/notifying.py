@@ -27,7 +27,7 @@ _NOTIFY = Statement(
 )
 
 #: Between two of a process, in seconds.
-_PAUSE = 0.02
+_PAUSE = 0.01
 
 
 class Notifying:

@@ -54,6 +54,9 @@ class Options:
     request_id: str | None = None
     #: The company whose rows its first statements see.
     tenant: UUID | None = None
+    #: Whether each statement is planned for the tables as they are now. A plan that is kept is that of
+    #: when it was made, such as for a queue that was empty.
+    replan: bool = False
 
     def begin(self) -> str:
         """Return the statement that begins it. Raises: DataError for an isolation there is not."""
@@ -65,6 +68,8 @@ class Options:
         # In one message, for it is a round trip a statement. A UUID needs no quoting.
         see = f"; SET LOCAL ROLE {TENANT_ROLE}; SET LOCAL multidb.company_id = '{self.tenant}'"
         begin = f"BEGIN{isolation}{' READ ONLY' if self.read_only else ''}"
+        if self.replan:
+            begin += "; SET LOCAL plan_cache_mode = force_custom_plan"
         return begin if self.tenant is None else begin + see
 
 

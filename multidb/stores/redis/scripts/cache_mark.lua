@@ -4,22 +4,12 @@
 -- ARGV[1]  the mark: a token nobody else has
 -- ARGV[2]  how long it stands, in milliseconds: longer than the commit may take
 -- Returns how many marks stand.
+-- Uses shared/marks.lua
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local held = redis.pcall('GET', KEYS[1])
-local last = now + ARGV[2]
-local marks = {ARGV[1] .. ':' .. string.format('%.0f', last)}
-if type(held) == 'string' and string.sub(held, 1, 1) == 'W' then
-  for token, deadline in string.gmatch(held, '(%x+):(%d+)') do
-    -- Of a process that died no mark outlives its own deadline, however often others are set.
-    if token ~= ARGV[1] and tonumber(deadline) > now then
-      marks[#marks + 1] = token .. ':' .. deadline
-      last = math.max(last, tonumber(deadline))
-    end
-  end
-end
-redis.call('SET', KEYS[1], 'W' .. table.concat(marks, ','), 'PX', string.format('%.0f', last - now))
-if type(held) == 'string' and string.sub(held, 1, 1) == 'A' then
-  redis.call('PUBLISH', KEYS[1], '')
-end
+local marks, last = standing(held, ARGV[1], now)
+marks[#marks + 1] = ARGV[1] .. ':' .. string.format('%.0f', now + ARGV[2])
+mark(KEYS[1], marks, now, math.max(last, now + ARGV[2]))
+wake(KEYS[1], held)
 return #marks

@@ -3,24 +3,15 @@
 -- KEYS[1]  the entry; also the channel on which those who wait for its lease are told
 -- ARGV[1]  the mark, or '' if there was none
 -- Returns how many marks stand.
+-- Uses shared/marks.lua
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local held = redis.pcall('GET', KEYS[1])
-if type(held) == 'string' and string.sub(held, 1, 1) == 'W' then
-  local clock = redis.call('TIME')
-  local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-  local marks, last = {}, now
-  for token, deadline in string.gmatch(held, '(%x+):(%d+)') do
-    if token ~= ARGV[1] and tonumber(deadline) > now then
-      marks[#marks + 1] = token .. ':' .. deadline
-      last = math.max(last, tonumber(deadline))
-    end
-  end
-  if #marks > 0 then
-    redis.call('SET', KEYS[1], 'W' .. table.concat(marks, ','), 'PX', string.format('%.0f', last - now))
-    return #marks
-  end
+local marks, last = standing(held, ARGV[1], now)
+if #marks > 0 then
+  mark(KEYS[1], marks, now, last)
+else
+  redis.call('DEL', KEYS[1])
 end
-redis.call('DEL', KEYS[1])
-if type(held) == 'string' and string.sub(held, 1, 1) == 'A' then
-  redis.call('PUBLISH', KEYS[1], '')
-end
-return 0
+wake(KEYS[1], held)
+return #marks

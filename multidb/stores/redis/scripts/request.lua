@@ -6,7 +6,7 @@
 -- KEYS[3]  the user's devices, as in presence_beat
 -- KEYS     and the endpoint of each limit, as in rate_limit
 -- ARGV[1]  the session's id
--- ARGV[2]  the digest of the token, of which is known that it was once issued for this session
+-- ARGV[2]  the digest of the token, which is known to have been issued once for the session
 -- ARGV[3]  how long the session lives unused, in milliseconds
 -- ARGV[4]  how long after the last touch nothing is written, in milliseconds
 -- ARGV[5]  how long a device is taken to be there, in milliseconds

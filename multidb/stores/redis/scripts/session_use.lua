@@ -2,7 +2,7 @@
 -- KEYS[1]  the index of the user's sessions
 -- KEYS[2]  the session
 -- ARGV[1]  its id
--- ARGV[2]  the digest of the token, of which is known that it was once issued for this session
+-- ARGV[2]  the digest of the token, which is known to have been issued once for the session
 -- ARGV[3]  how long the session lives unused, in milliseconds
 -- ARGV[4]  how long after the last touch nothing is written, in milliseconds
 -- ARGV[5]  the digest of the new token, or '' for none
