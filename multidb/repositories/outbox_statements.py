@@ -92,15 +92,23 @@ FAIL = _statement(
 
 # --- looking after it
 
+_DEAD = "attempts > 0 AND dead_at IS NOT NULL"
+#: Of each store the first that wait, and the first that are dead: each is in the order of an index.
 FIND = _statement(
-    """
+    f"""
     SELECT id, version, store, effect, payload, octet_length(document) AS document_size, stream, tenant,
       created_at, due_at, attempts, error, dead_at
-    FROM outbox WHERE version > :after AND (NOT :dead OR attempts > 0 AND dead_at IS NOT NULL)
+    FROM (
+      SELECT waiting.* FROM (VALUES ('mongo'), ('redis')) AS s (store) CROSS JOIN LATERAL (
+        SELECT * FROM outbox o WHERE o.store = s.store AND o.dead_at IS NULL AND o.version > :after
+        ORDER BY o.version LIMIT :limit) AS waiting
+      WHERE NOT :dead
+      UNION ALL
+      (SELECT * FROM outbox WHERE {_DEAD} AND version > :after ORDER BY version LIMIT :limit)) AS found
     ORDER BY version LIMIT :limit
     """
 )
-_CHOSEN = "(id = :id OR :id IS NULL AND attempts > 0 AND dead_at IS NOT NULL)"
+_CHOSEN = f"(id = :id OR :id IS NULL AND {_DEAD})"
 RETRY = _statement(
     f"""
     UPDATE outbox SET attempts = 0, due_at = {_NOW}, dead_at = NULL WHERE {_CHOSEN} RETURNING store

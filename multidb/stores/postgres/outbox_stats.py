@@ -12,15 +12,16 @@ __all__ = ["outbox_stats"]
 _STATS = Statement(
     sa.text(
         """
-        SELECT s.store,
-          (SELECT count(*) FROM (SELECT FROM outbox o WHERE o.store = s.store LIMIT 100000) AS n) AS depth,
+        SELECT store, least(waiting + dead, 100000) AS depth, lag, failing, dead FROM (SELECT s.store,
+          (SELECT count(*) FROM (SELECT FROM outbox o
+            WHERE o.store = s.store AND o.dead_at IS NULL ORDER BY o.version LIMIT 100000) AS n) AS waiting,
           coalesce(clock_timestamp() - (SELECT o.created_at FROM outbox o
             WHERE o.store = s.store AND o.dead_at IS NULL ORDER BY o.version LIMIT 1), interval '0') AS lag,
           (SELECT count(*) FROM outbox o
             WHERE o.store = s.store AND o.attempts > 0 AND o.dead_at IS NULL) AS failing,
           (SELECT count(*) FROM outbox o
             WHERE o.store = s.store AND o.attempts > 0 AND o.dead_at IS NOT NULL) AS dead
-        FROM (VALUES ('mongo'), ('redis')) AS s (store) ORDER BY s.store
+        FROM (VALUES ('mongo'), ('redis')) AS s (store)) AS counted ORDER BY store
         """
     )
 )
