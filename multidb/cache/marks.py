@@ -1,17 +1,20 @@
 """What the cache is told of commits: marks before them, taken back after them.
 
 A mark that could not be set, or not be taken back, is owed: its entries are not read here, and are
-invalidated as soon as Redis answers again. What is owed ends with the process. The place for what
-outlives it is `_Mark.begin`, which knows before COMMIT that Redis did not hear of it.
+invalidated as soon as Redis answers again. What is owed ends with the process. So what could not be marked
+is part of the commit too, in the outbox: whatever becomes of the process, a relay has it invalidated.
 """
 
 import asyncio
+import json
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextvars import Context
 from datetime import timedelta
 
 from multidb.errors import MultiDBError
+from multidb.models.ids import uuid7
+from multidb.stores.postgres.outbox import Told
 from multidb.stores.redis.client import RedisStore
 from multidb.stores.redis.commands import scripted
 from multidb.stores.redis.outage import Outage
@@ -41,15 +44,20 @@ class Marks:
         _ = self._redis.opened
         return _Mark(self, tuple(keys))
 
-    async def put(self, keys: Collection[str], token: str) -> None:
-        """Mark entries."""
+    async def put(self, keys: Collection[str], token: str) -> bool:
+        """Mark entries; return whether Redis has heard of it."""
         commands = [scripted("cache_mark", [key], [token, self._lives], repeatable=True) for key in keys]
         try:
             await self._redis.send(commands, operation=_OPERATION, insist=True)
         except MultiDBError as error:
             self._outage.began(error)
-        else:
-            self._outage.over()
+            return False
+        self._outage.over()
+        return True
+
+    async def invalidate(self, keys: Collection[str]) -> None:
+        """Invalidate entries. Raises: UnavailableError; nothing is owed then."""
+        await self._unmark({key: {""} for key in keys})
 
     async def take_back(self, keys: Collection[str], token: str = "") -> None:
         """Take marks back, and invalidate the entries. What does not reach Redis is owed."""
@@ -117,8 +125,11 @@ class _Mark:
         self._keys = keys
         self._token = secrets.token_hex(8)
 
-    async def begin(self) -> None:
-        await self._marks.put(self._keys, self._token)
+    async def begin(self) -> Sequence[Told]:
+        if await self._marks.put(self._keys, self._token):
+            return ()
+        payload = json.dumps({"keys": self._keys})
+        return [Told(uuid7(), "redis", _OPERATION, payload, document=None, stream=None, tenant=None)]
 
     async def end(self) -> None:
         await self._marks.take_back(self._keys, self._token)

@@ -1,9 +1,10 @@
-"""What may follow a commit on Redis: sessions ended, calls counted, uploads given up."""
+"""What may follow a commit on Redis: sessions ended, calls counted, uploads given up, entries invalidated."""
 
 from datetime import date
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from multidb.cache.aside import CacheAside
 from multidb.repositories.effects import Delivery, Done, Effect, Effects, Payload
 from multidb.repositories.repository import checked_id
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from multidb.repositories.sessions import SessionRepository
     from multidb.repositories.uploads import UploadRepository
 
-__all__ = ["CounterEffects", "SessionEffects", "UploadEffects"]
+__all__ = ["INVALIDATE", "CounterEffects", "SessionEffects", "UploadEffects"]
 
 
 class One(Payload):
@@ -108,3 +109,15 @@ class UploadEffects(Effects["UploadRepository"]):
         checked_id(upload_id, self._operation("abort"))
         self._tell("abort", Upload(id=upload_id))
         return Done(None)
+
+
+class Entries(Payload):
+    keys: tuple[str, ...]
+
+
+async def _invalidate(cache: CacheAside, delivery: Delivery[Entries]) -> None:
+    await cache.invalidate_surely(delivery.payload.keys)
+
+
+#: What the cache tells of by itself, where Redis did not hear of a commit before it.
+INVALIDATE = Effect(Entries, _invalidate)

@@ -18,7 +18,7 @@ from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, TypeAlias, get_args
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -26,7 +26,8 @@ from pydantic import ValidationError
 from multidb.errors import DataError, MultiDBError, NotOpenError, UnavailableError
 from multidb.repositories import outbox_statements as sql
 from multidb.repositories.effects import Delivery, Effect
-from multidb.repositories.repository import Repository, Resources
+from multidb.repositories.key_effects import INVALIDATE
+from multidb.repositories.repository import Resources
 from multidb.stores.completion import complete
 from multidb.stores.postgres.engine import Record
 from multidb.stores.postgres.listening import Listening
@@ -105,12 +106,15 @@ class Relay:
 
     def _kinds(self, store: Target) -> "Kinds":
         """Return every effect on a store, by its name in the outbox. Of others, other relays may know."""
-        return {
+        kinds: dict[str, tuple[Any, Effect[Any, Any]]] = {
             f"{repository.entity()}.{name}": (repository, effect)
             for repository in self._resources.repositories.values()
             if repository.effects is not None and repository.effects.store == store
             for name, effect in repository.effects.kinds.items()
         }
+        if store == "redis":
+            kinds["cache.invalidate"] = self._resources.cache, INVALIDATE
+        return kinds
 
     def _heard(self, payload: str | None) -> None:
         for store, event in self._woken.items():
@@ -118,7 +122,8 @@ class Relay:
                 event.set()
 
 
-Kinds = Mapping[str, tuple[Repository, Effect[Any, Any]]]
+#: By name, whose effect it is, and what.
+Kinds: TypeAlias = Mapping[str, tuple[Any, Effect[Any, Any]]]
 
 
 class Failure(NamedTuple):

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
+from pydantic import SecretStr
 
 from multidb import (
     AlreadyExistsError,
@@ -445,6 +446,50 @@ async def test_effects_that_cannot_be_delivered_hide_no_others(db: MultiDB, monk
     await until(delivered)
     await db.relay.close()
     assert await depth(db) == 45
+
+
+async def test_what_redis_did_not_hear_of_a_commit_is_an_effect_of_it(db: MultiDB):
+    """The writer cannot reach Redis and is gone; Redis still holds the old value, and others believe it."""
+    cut_off = db.settings.model_copy(
+        update={"redis_url": SecretStr("redis://127.0.0.1:1"), "degradable_stores": frozenset({"redis"})}
+    )
+    company = await db.companies.add(NewCompany(name="C", slug="c"))
+    ids = [(await db.users.add(NewUser(email=f"{n}@b", name="old"))).id for n in range(2)]
+
+    async def seen() -> list[str]:
+        return [(await db.users.fetch(id)).name for id in ids]
+
+    async def alone(writer: MultiDB, name: str) -> None:
+        for id in ids:
+            await writer.users.update(id, name=name)
+
+    async def many(writer: MultiDB, name: str) -> None:
+        await writer.users.update_many(writer.users.c.id.in_(ids), changes={"name": name})
+
+    async def together(writer: MultiDB, name: str) -> None:
+        async with writer.tenant(company.id), writer.transaction() as tx:
+            await alone(writer, name)
+            tx.system_logs.append(log())
+            with pytest.raises(NotFoundError):
+                async with writer.transaction():
+                    await writer.users.update(company.id, name="nobody's")
+
+    async def rolled_back(writer: MultiDB, name: str) -> None:
+        with pytest.raises(RuntimeError):
+            async with writer.transaction():
+                await alone(writer, name)
+                raise RuntimeError
+
+    for change in (alone, many, together, rolled_back):
+        before, name = await seen(), change.__name__
+        async with MultiDB(cut_off) as writer:
+            await change(writer, name)
+        assert await seen() == before
+        told = [each for each in await db.outbox.find() if each.effect == "cache.invalidate"]
+        owed = {alone: [1, 1], rolled_back: []}.get(change, [2])
+        assert [len(each.payload["keys"]) for each in told] == owed
+        await deliver(db)
+        assert await seen() == (before if change is rolled_back else [name, name])
 
 
 # --- waking up and stopping

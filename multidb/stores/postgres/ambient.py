@@ -1,6 +1,6 @@
 """The ambient transaction: whoever calls a repository inside `async with db.transaction()` joins it."""
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 from uuid import UUID
 
@@ -45,8 +45,9 @@ OnCommit: TypeAlias = Callable[[], Awaitable[object]]
 class Mark(Protocol):
     """Stands around one commit. Neither call raises: a commit must not fail by what it is told to."""
 
-    async def begin(self) -> None:
-        """COMMIT is about to be sent. On the transaction's own connection statements may still run."""
+    async def begin(self) -> Sequence[Told]:
+        """COMMIT is about to be sent; return what must follow it, if who keeps the copies was not told."""
+        ...
 
     async def end(self) -> None:
         """COMMIT was answered, or will never be; or the transaction was rolled back."""
@@ -112,7 +113,7 @@ class Transaction(Owned):
         """Tell those who keep copies of what it changes that it is about to be committed."""
         self.marks = [marker.mark(keys) for marker, keys in self.changed.items()]
         for mark in self.marks:
-            await mark.begin()
+            self.told += await mark.begin()
 
     async def write_told(self) -> None:
         """Write down what is to follow the commit, just before it."""

@@ -167,7 +167,8 @@ class Transactions:
         """Have `marker` told of these keys around the commit of what the block writes.
 
         Outside a transaction the block is one statement, its own commit. What it writes may be
-        committed although it fails, for an answer may be lost.
+        committed although it fails, for an answer may be lost. If what `marker` keeps cannot be told,
+        it gets a transaction, which carries what is to follow.
         """
         transaction = self.current()
         if transaction is not None:
@@ -178,8 +179,13 @@ class Transactions:
         # Under way until the mark is taken back: closing must not come between.
         with self._under_way():
             try:
-                await complete(mark.begin())
-                yield
+                told = await complete(mark.begin())
+                if not told:
+                    yield
+                    return
+                async with self.begin() as transaction:
+                    transaction.told += told
+                    yield
             finally:
                 await complete(mark.end())
 
