@@ -60,39 +60,34 @@ class AiProcessingResultRepository(
         """
         operation = self._operation("log")
         checked_id(id, operation)
-        company = self._company(operation)
-        await self._log(id, checked_lines(lines, operation), company)
+        change = self._logged(checked_lines(lines, operation))
+        await self._upserted({"_id": id}, change, ("id",), operation, self._company(operation))
 
-    async def _log(self, id: UUID, lines: list[Document], company: UUID | None) -> None:
-        await self._upserted(
-            {"_id": id}, _logged(lines[-MAX_LOGS:]), ("id",), self._operation("log"), company
-        )
-
-
-def _logged(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the change that adds these lines: a pipeline, for it depends on those that are there."""
-    there: dict[str, Any] = {"$ifNull": ["$logs", []]}
-    missing = {
-        "$filter": {
-            "input": {"$literal": lines},
-            "as": "line",
-            "cond": {"$not": {"$in": ["$$line.id", {"$ifNull": ["$logs.id", []]}]}},
-        }
-    }
-    ordered = {
-        "$sortArray": {"input": {"$concatArrays": [there, missing]}, "sortBy": {"timestamp": 1, "id": 1}}
-    }
-    now = utc_now()
-    return [
-        {
-            "$set": {
-                "logs": {"$slice": [ordered, -MAX_LOGS]},
-                "created_at": {"$ifNull": ["$created_at", now]},
-                "updated_at": {"$max": ["$updated_at", now]},
-                **{
-                    name: {"$ifNull": [f"${name}", 0]}
-                    for name in ("version", "lease", "input_tokens", "output_tokens", "cost_micros")
-                },
+    @staticmethod
+    def _logged(lines: list[Document]) -> list[Document]:
+        """Return the change that adds these lines: a pipeline, for it depends on those that are there."""
+        there: dict[str, Any] = {"$ifNull": ["$logs", []]}
+        missing = {
+            "$filter": {
+                "input": {"$literal": lines[-MAX_LOGS:]},
+                "as": "line",
+                "cond": {"$not": {"$in": ["$$line.id", {"$ifNull": ["$logs.id", []]}]}},
             }
         }
-    ]
+        ordered = {
+            "$sortArray": {"input": {"$concatArrays": [there, missing]}, "sortBy": {"timestamp": 1, "id": 1}}
+        }
+        now = utc_now()
+        return [
+            {
+                "$set": {
+                    "logs": {"$slice": [ordered, -MAX_LOGS]},
+                    "created_at": {"$ifNull": ["$created_at", now]},
+                    "updated_at": {"$max": ["$updated_at", now]},
+                    **{
+                        name: {"$ifNull": [f"${name}", 0]}
+                        for name in ("version", "lease", "input_tokens", "output_tokens", "cost_micros")
+                    },
+                }
+            }
+        ]

@@ -10,11 +10,12 @@ from multidb.models.ai_processing_results import (
     NewAiProcessingResult,
 )
 from multidb.models.realtime_events import RealtimeEvent
-from multidb.repositories.document_effects import DELETE, AppendEffects, DocumentEffects, Whose
-from multidb.repositories.effects import Delivery, Done, Effect, Effects, Payload
+from multidb.repositories.document_effects import DELETE, AppendEffects, DocumentEffects, Whose, changed
+from multidb.repositories.effects import Delivery, DocumentWrite, Done, Effects, FencedEffect, Payload
 from multidb.repositories.repository import checked_class, checked_id
-from multidb.repositories.stream_fence import once
 from multidb.stores.mongo.documents import Document, decoded, encoded
+from multidb.stores.mongo.errors import ID_ALONE
+from multidb.stores.mongo.writes import Change, Delete
 
 if TYPE_CHECKING:
     from multidb.repositories.ai_processing_results import AiProcessingResultRepository
@@ -40,16 +41,15 @@ def checked_lines(lines: Iterable[AiProcessingLog], operation: str) -> list[Docu
     return added
 
 
-async def _log(repository: "AiProcessingResultRepository", delivery: Delivery[Whose]) -> None:
-    id, lines = delivery.payload.id, delivery.document["lines"]
-    company = repository._company(repository._operation("log"))
-    await once(repository._resources.mongo, delivery, lambda: repository._log(id, lines, company))
+def _log(repository: "AiProcessingResultRepository", delivery: Delivery[Whose]) -> DocumentWrite:
+    change = repository._logged(delivery.document["lines"])
+    return changed(repository, "log", {"_id": delivery.payload.id}, change, upsert=True)
 
 
 class ResultEffects(DocumentEffects[NewAiProcessingResult, AiProcessingResultChanges]):
     """Results that are stored once the transaction has committed, such as that which completes the job."""
 
-    kinds = {**DocumentEffects.kinds, "log": Effect(Whose, _log)}
+    kinds = {**DocumentEffects.kinds, "log": FencedEffect(Whose, _log)}
 
     def record(self, new: NewAiProcessingResult) -> Done[None]:
         """Store the result of a claim after the commit; that of the latest claim stays."""
@@ -69,20 +69,25 @@ class Key(Payload):
     key: str
 
 
-async def _set(repository: "DynamicConfigurationRepository", delivery: Delivery[Key]) -> None:
-    key, entry = delivery.payload.key, delivery.document
-    await once(repository._resources.mongo, delivery, lambda: repository._set(key, entry))
+def _set(repository: "DynamicConfigurationRepository", delivery: Delivery[Key]) -> DocumentWrite:
+    operation = repository._operation("set")
+    query = repository._own(delivery.payload.key, operation)
+    change = repository._setting(delivery.document)
+    return DocumentWrite(
+        repository.collection, Change(query, change, upsert=True), operation, repository._unique
+    )
 
 
-async def _remove(repository: "DynamicConfigurationRepository", delivery: Delivery[Key]) -> None:
-    key = delivery.payload.key
-    await once(repository._resources.mongo, delivery, lambda: repository.remove(key))
+def _remove(repository: "DynamicConfigurationRepository", delivery: Delivery[Key]) -> DocumentWrite:
+    operation = repository._operation("remove")
+    query = repository._own(delivery.payload.key, operation)
+    return DocumentWrite(repository.collection, Delete(query), operation, ID_ALONE)
 
 
 class ConfigurationEffects(Effects["DynamicConfigurationRepository"]):
     """Values that are set once the transaction has committed; of one key in the order of the commits."""
 
-    kinds = {"set": Effect(Key, _set), "remove": Effect(Key, _remove)}
+    kinds = {"set": FencedEffect(Key, _set), "remove": FencedEffect(Key, _remove)}
 
     def set(self, key: str, value: Any, *, by: str | None = None) -> Done[None]:
         """Give a key a value after the commit, a version higher."""

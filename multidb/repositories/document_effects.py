@@ -7,20 +7,29 @@ from uuid import UUID
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
-from multidb.errors import AlreadyExistsError
+from multidb.errors import AlreadyExistsError, MultiDBError
 from multidb.models.entity import Entity
-from multidb.repositories.effects import Delivery, Done, Effect, Effects, Payload
+from multidb.repositories.effects import (
+    Delivery,
+    DocumentWrite,
+    Done,
+    Effect,
+    Effects,
+    FencedEffect,
+    Payload,
+)
 from multidb.repositories.repository import check_version, checked_id
-from multidb.repositories.stream_fence import once
 from multidb.stores.mongo.documents import Document, Encoded, decoded, encoded
-from multidb.stores.mongo.filtering import stored_name
+from multidb.stores.mongo.errors import ID_ALONE
+from multidb.stores.mongo.filtering import Query, stored_name
+from multidb.stores.mongo.writes import Change, Delete, Insert, Write
 
 if TYPE_CHECKING:
     from multidb.repositories.append_only import AppendOnlyRepository
     from multidb.repositories.mongo import MongoRepository
     from multidb.repositories.mongo_reader import MongoReader
 
-__all__ = ["DELETE", "AppendEffects", "DocumentEffects", "Nothing", "Whose"]
+__all__ = ["DELETE", "AppendEffects", "DocumentEffects", "Nothing", "Whose", "changed", "deleted"]
 
 Documents: TypeAlias = "MongoRepository[Any, Any, Any]"
 
@@ -81,51 +90,61 @@ class AppendEffects(Effects["AppendOnlyRepository[Any]"], Generic[EntityT]):
         return Done(entry.id)
 
 
-async def _add(repository: Documents, delivery: Delivery[Nothing]) -> None:
-    await once(repository._resources.mongo, delivery, lambda: repository._inserts.insert(delivery.encoded))
+def _add(repository: Documents, delivery: Delivery[Nothing]) -> DocumentWrite:
+    return _written(repository, "add", Insert(delivery.encoded))
 
 
-async def _put(repository: Documents, delivery: Delivery[At]) -> None:
-    version = delivery.payload.version
-    await once(
-        repository._resources.mongo,
-        delivery,
-        lambda: repository._put(delivery.document, version, *_asked(repository, "put")),
-    )
+def _put(repository: Documents, delivery: Delivery[At]) -> DocumentWrite:
+    query, change = repository._putting(delivery.document, delivery.payload.version)
+    return changed(repository, "put", query, change, upsert=True)
 
 
-async def _upsert(repository: Documents, delivery: Delivery[By]) -> None:
+def _upsert(repository: Documents, delivery: Delivery[By]) -> DocumentWrite:
     by = delivery.payload
-    await once(
-        repository._resources.mongo,
-        delivery,
-        lambda: repository._upsert(delivery.document, by.on, by.given, *_asked(repository, "upsert")),
-    )
+    query, change = repository._upserting(delivery.document, by.on, by.given)
+    return changed(repository, "upsert", query, change, upsert=True)
 
 
-async def _update(repository: Documents, delivery: Delivery[Whose]) -> None:
+def _update(repository: Documents, delivery: Delivery[Whose]) -> DocumentWrite:
     id = delivery.payload.id
-    await once(
-        repository._resources.mongo,
-        delivery,
-        lambda: repository._update(id, delivery.document, *_asked(repository, "update")),
-    )
+    change = repository._change(delivery.document, repository._operation("update"))
+    return changed(repository, "update", {"_id": id}, change, missing=repository._not_found(id, "update"))
 
 
-async def _delete(repository: "MongoReader[Any]", delivery: Delivery[Whose]) -> None:
-    query = repository._scoped({"_id": delivery.payload.id}, repository._company("outbox"))
-    operation = repository._operation("delete")
-    mongo = repository._resources.mongo
-    await once(mongo, delivery, lambda: mongo.delete_one(repository.collection, query, operation=operation))
+def _delete(repository: "MongoReader[Any]", delivery: Delivery[Whose]) -> DocumentWrite:
+    return deleted(repository, "delete", {"_id": delivery.payload.id})
 
 
-def _asked(repository: Documents, name: str) -> tuple[str, UUID | None]:
+def changed(
+    repository: Documents,
+    name: str,
+    query: Query,
+    change: Document | list[Document],
+    *,
+    upsert: bool = False,
+    missing: MultiDBError | None = None,
+) -> DocumentWrite:
+    """Return the change of a document that the company of the call may see."""
+    scoped = repository._scoped(query, repository._company(repository._operation(name)))
+    return _written(repository, name, Change(scoped, change, upsert), missing)
+
+
+def deleted(repository: "MongoReader[Any]", name: str, query: Query) -> DocumentWrite:
+    """Return the deletion of a document that the company of the call may see."""
     operation = repository._operation(name)
-    return operation, repository._company(operation)
+    scoped = repository._scoped(query, repository._company(operation))
+    return DocumentWrite(repository.collection, Delete(scoped), operation, ID_ALONE)
+
+
+def _written(
+    repository: Documents, name: str, write: Write, missing: MultiDBError | None = None
+) -> DocumentWrite:
+    operation = repository._operation(name)
+    return DocumentWrite(repository.collection, write, operation, repository._unique, missing)
 
 
 #: Documents deleted after a commit: what every collection of them offers.
-DELETE = Effect(Whose, _delete)
+DELETE = FencedEffect(Whose, _delete)
 
 
 class DocumentEffects(Effects[Documents], Generic[NewT, ChangesT]):
@@ -136,10 +155,10 @@ class DocumentEffects(Effects[Documents], Generic[NewT, ChangesT]):
     """
 
     kinds = {
-        "add": Effect(Nothing, _add),
-        "put": Effect(At, _put),
-        "upsert": Effect(By, _upsert),
-        "update": Effect(Whose, _update),
+        "add": FencedEffect(Nothing, _add),
+        "put": FencedEffect(At, _put),
+        "upsert": FencedEffect(By, _upsert),
+        "update": FencedEffect(Whose, _update),
         "delete": DELETE,
     }
 

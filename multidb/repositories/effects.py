@@ -4,7 +4,8 @@ A repository declares them by a class, `effects`, whose methods are called throu
 is given, as the repository's own would, and tells the transaction of it; nothing has happened then. The relay
 hands what was told to `apply` of the effect's kind, at least once: after a relay that died, again, and from
 one that was cut off, late. So `apply` must be harmless to repeat and heedless of what is overtaken. It is if
-what it stores has its own id and never changes; or if it stands behind the fence of its stream.
+what it stores has its own id and never changes. What changes documents says what it writes instead, and
+stands behind the fence of its stream.
 """
 
 from collections.abc import Awaitable, Callable, Generator, Mapping
@@ -15,13 +16,15 @@ from uuid import UUID
 
 from pydantic_core import PydanticSerializationError
 
-from multidb.errors import ConfigurationError, DataError
+from multidb.errors import ConfigurationError, DataError, MultiDBError
 from multidb.models.entity import Model
 from multidb.models.ids import uuid7
 from multidb.stores.mongo.documents import Document, Encoded, decoded, encoded_already
+from multidb.stores.mongo.errors import Unique
+from multidb.stores.mongo.writes import Write
 from multidb.stores.postgres.outbox import Target, Told
 
-__all__ = ["Delivery", "Done", "Effect", "Effects", "Payload"]
+__all__ = ["Delivery", "DocumentWrite", "Done", "Effect", "Effects", "FencedEffect", "Payload"]
 
 T = TypeVar("T")
 PayloadT = TypeVar("PayloadT", bound="Payload")
@@ -64,6 +67,26 @@ class Effect(Generic[RepositoryT, PayloadT]):
     apply: Callable[[RepositoryT, Delivery[PayloadT]], Awaitable[object]]
 
 
+@dataclass(frozen=True, slots=True)
+class DocumentWrite:
+    """What an effect writes: one document of a collection."""
+
+    collection: str
+    write: Write
+    operation: str
+    unique: Unique
+    #: What is wrong where a change finds no document.
+    missing: MultiDBError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FencedEffect(Generic[RepositoryT, PayloadT]):
+    """One kind of effect that changes a document: it is had once, and not after what follows it."""
+
+    payload: type[PayloadT]
+    write: Callable[[RepositoryT, Delivery[PayloadT]], DocumentWrite]
+
+
 class Done(Generic[T]):
     """What a call through a transaction gives: it is told already, so awaiting it waits for nothing."""
 
@@ -85,7 +108,7 @@ class Effects(Generic[RepositoryT]):
     """
 
     #: By the name that it has in the outbox, after the entity's and a dot.
-    kinds: ClassVar[Mapping[str, Effect[Any, Any]]] = {}
+    kinds: ClassVar[Mapping[str, Effect[Any, Any] | FencedEffect[Any, Any]]] = {}
     store: ClassVar[Target] = "mongo"
 
     def __init__(self, repository: RepositoryT, entity: str, tell: Callable[[Told, str], None]) -> None:

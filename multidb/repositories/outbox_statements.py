@@ -23,6 +23,7 @@ _TYPES: dict[str, TypeEngine[Any]] = {
     **dict.fromkeys(("id",), sa.Uuid()),
     **dict.fromkeys(("ids",), sa.ARRAY(sa.Uuid(), dimensions=1)),
     **dict.fromkeys(("errors", "known", "streams"), sa.ARRAY(sa.Text())),
+    "counts": sa.ARRAY(sa.Integer()),
     "delays": sa.ARRAY(sa.Interval()),
     "deaths": sa.ARRAY(sa.Boolean()),
     "dead": sa.Boolean(),
@@ -84,9 +85,10 @@ LOOK = _statement(f"SELECT max(version) AS last, count(*) AS n FROM ({_LOOKED_AT
 DELETE = _statement("DELETE FROM outbox WHERE id = ANY (:ids)")
 FAIL = _statement(
     f"""
-    UPDATE outbox o SET attempts = o.attempts + 1, error = e.error,
+    UPDATE outbox o SET attempts = o.attempts + e.count, error = e.error,
       due_at = {_NOW} + e.delay, dead_at = CASE WHEN e.dead THEN {_NOW} END
-    FROM unnest(:ids, :errors, :delays, :deaths) AS e (id, error, delay, dead) WHERE o.id = e.id
+    FROM unnest(:ids, :errors, :counts, :delays, :deaths) AS e (id, error, count, delay, dead)
+    WHERE o.id = e.id
     """
 )
 

@@ -18,21 +18,20 @@ from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeAlias, get_args
+from typing import Any, NamedTuple, get_args
 from uuid import UUID
 
-from pydantic import ValidationError
-
-from multidb.errors import DataError, MultiDBError, NotOpenError, UnavailableError
+from multidb.errors import ConflictError, MultiDBError, NotOpenError, UnavailableError
 from multidb.repositories import outbox_statements as sql
-from multidb.repositories.effects import Delivery, Effect
+from multidb.repositories.deliveries import Deliveries, Kinds
+from multidb.repositories.effects import Effect, FencedEffect
 from multidb.repositories.key_effects import INVALIDATE
 from multidb.repositories.repository import Resources
+from multidb.repositories.stream_fence import Outcome
 from multidb.stores.completion import complete
 from multidb.stores.postgres.engine import Record
 from multidb.stores.postgres.listening import Listening
 from multidb.stores.postgres.outbox import Target
-from multidb.stores.scope import EVERYBODY, Scope
 
 __all__ = ["Relay"]
 
@@ -104,9 +103,9 @@ class Relay:
             ]
             await asyncio.wait([loop.create_task(lane.run()) for lane in lanes])
 
-    def _kinds(self, store: Target) -> "Kinds":
+    def _kinds(self, store: Target) -> Kinds:
         """Return every effect on a store, by its name in the outbox. Of others, other relays may know."""
-        kinds: dict[str, tuple[Any, Effect[Any, Any]]] = {
+        kinds: dict[str, tuple[Any, Effect[Any, Any] | FencedEffect[Any, Any]]] = {
             f"{repository.entity()}.{name}": (repository, effect)
             for repository in self._resources.repositories.values()
             if repository.effects is not None and repository.effects.store == store
@@ -122,13 +121,17 @@ class Relay:
                 event.set()
 
 
-#: By name, whose effect it is, and what.
-Kinds: TypeAlias = Mapping[str, tuple[Any, Effect[Any, Any]]]
-
-
 class Failure(NamedTuple):
     row: Record
     error: Exception
+
+
+class Verdict(NamedTuple):
+    """What becomes of what has failed: whether it counts, when it is tried again, or that it is not."""
+
+    counts: int
+    delay: timedelta
+    dead: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,7 @@ class Lane:
         self._woken = woken
         self._stopping = stopping
         self._kinds = kinds
+        self._deliveries = Deliveries(resources, kinds)
         #: What is looked at begins behind this version, and until when that holds.
         self._floor = 0
         self._floor_until = 0.0
@@ -203,8 +207,8 @@ class Lane:
             heads = await self._fetch(sql.HEADS, self._claim(), "claim")
             if not heads:
                 return Batch([], [], more=await self._look_further())
-            runs = await self._runs(heads)
-            batch = await self._have(runs, full=len(heads) == _BATCH)
+            outcomes = await self._deliveries.have(await self._runs(heads))
+            batch = self._become(outcomes, full=len(heads) == _BATCH)
             await self._settle(batch)
         self._reach(heads, batch)
         return batch
@@ -259,64 +263,47 @@ class Lane:
                     run.append(row)
         return [*runs, *streams.values()]
 
-    async def _have(self, runs: Sequence[Sequence[Record]], *, full: bool) -> Batch:
-        """Have the effects: runs beside each other, and each in order up to the first that fails."""
-        had: list[UUID] = []
-        failed: list[Failure] = []
-
-        async def have(run: Sequence[Record]) -> None:
-            for row in run:
-                try:
-                    await self._have_one(row)
-                except Exception as error:  # of an effect, whose own it is
-                    failed.append(Failure(row, error))
-                    return
-                had.append(row["id"])
-
-        loop = asyncio.get_running_loop()
-        # In empty contexts: the transaction that holds them is not theirs.
-        await asyncio.wait([loop.create_task(have(run), context=Context()) for run in runs])
+    @staticmethod
+    def _become(outcomes: Sequence[tuple[Sequence[Record], Outcome]], *, full: bool) -> Batch:
+        """Return what became of a batch, by effect."""
+        had = [row["id"] for run, outcome in outcomes for row in run[: outcome.had]]
+        failed = [
+            Failure(run[outcome.had], outcome.error) for run, outcome in outcomes if outcome.error is not None
+        ]
         away = [each.error for each in failed if isinstance(each.error, UnavailableError | NotOpenError)]
         if away and len(away) == len(failed) and not had:
             # It is not theirs that they failed.
-            first = away[0]
-            return Batch([], [], more=False, away=first)
-        return Batch(had, failed, more=full or any(len(run) > 1 for run in runs))
-
-    async def _have_one(self, row: Record) -> None:
-        repository, effect = self._kinds[row["effect"]]
-        try:
-            payload = effect.payload.model_validate(row["payload"], strict=False)
-        except ValidationError as error:
-            raise DataError(
-                "what was written down of it is not what this effect has", operation=row["effect"]
-            ) from error
-        delivery = Delivery(payload, row["version"], row["stream"], row["created_at"], row["document"])
-        with Scope(row["tenant"] or EVERYBODY):
-            await effect.apply(repository, delivery)
+            return Batch([], [], more=False, away=away[0])
+        return Batch(had, failed, more=full or any(len(run) > 1 for run, _ in outcomes))
 
     async def _settle(self, batch: Batch) -> None:
         if batch.had:
             await self._fetch(sql.DELETE, {"ids": batch.had}, "delivered")
         if batch.failed:
-            dead = [self._is_dead(each) for each in batch.failed]
-            for each, given_up in zip(batch.failed, dead, strict=True):
-                word = "was given up" if given_up else "failed, and will be tried again"
+            verdicts = [self._verdict(each) for each in batch.failed]
+            for each, verdict in zip(batch.failed, verdicts, strict=True):
+                word = "was given up" if verdict.dead else "failed, and will be tried again"
                 _log.warning(
                     "effect %s (%s) %s: %s", each.row["id"], each.row["effect"], word, _text(each.error)
                 )
             values = {
                 "ids": [each.row["id"] for each in batch.failed],
                 "errors": [_text(each.error) for each in batch.failed],
-                "delays": [_delay(each.row["attempts"]) for each in batch.failed],
-                "deaths": dead,
+                "counts": [each.counts for each in verdicts],
+                "delays": [each.delay for each in verdicts],
+                "deaths": [each.dead for each in verdicts],
             }
             await self._fetch(sql.FAIL, values, "failed")
 
-    def _is_dead(self, failure: Failure) -> bool:
-        if failure.row["attempts"] + 1 >= self._resources.settings.relay_attempts:
-            return True
-        return isinstance(failure.error, MultiDBError) and not failure.error.retryable
+    def _verdict(self, failure: Failure) -> Verdict:
+        row, error = failure
+        meets_another = isinstance(error, ConflictError) and error.retryable
+        if meets_another or isinstance(error, UnavailableError | NotOpenError):
+            # It is not its own that it failed.
+            return Verdict(0, _delay(0), dead=False)
+        in_vain = isinstance(error, MultiDBError) and not error.retryable
+        dead = in_vain or row["attempts"] + 1 >= self._resources.settings.relay_attempts
+        return Verdict(1, _delay(row["attempts"]), dead)
 
     async def _fetch(self, statement: Any, values: Mapping[str, Any], name: str) -> list[Record]:
         return await self._postgres.fetch(statement, values, operation=f"outbox.{name}")

@@ -155,7 +155,7 @@ async def test_effects_follow_the_commit_once_however_often_they_are_delivered(d
     # Again, and in another order, as from relays that died or were cut off.
     lanes = {store: lane(db, store) for store in ("mongo", "redis")}
     for row in [*reversed(told), *told]:
-        await lanes[row["store"]]._have_one(row)
+        await lanes[row["store"]]._deliveries.have_one(row)
     assert await everything(db) == stored
     assert await db.sessions.get(later) is not None
 
@@ -335,6 +335,7 @@ def apply_with(db: MultiDB, monkeypatch: pytest.MonkeyPatch, name: str, apply: A
         found = dict(kinds(store))
         if name in found:
             repository, effect = found[name]
+            assert isinstance(effect, Effect)
             found[name] = repository, Effect(effect.payload, apply(effect.apply))
         return found
 
@@ -398,6 +399,84 @@ async def test_what_fails_is_tried_again_and_given_up_in_the_end(
     for call in (db.outbox.retry, db.outbox.skip):
         with pytest.raises(NotFoundError):
             await call(ever.id)
+
+
+async def test_of_writes_that_are_made_together_one_that_fails_takes_no_other_with_it(
+    db: MultiDB, monkeypatch: pytest.MonkeyPatch
+):
+    begun, began = 0, db.mongo.transactions._begin
+
+    async def counted() -> Any:
+        nonlocal begun
+        begun += 1
+        return await began()
+
+    monkeypatch.setattr(db.mongo.transactions, "_begin", counted)
+    ids = [uuid7() for _ in range(20)]
+    async with db.transaction() as tx:
+        for id in ids:
+            tx.document_metadata.add(metadata(id))
+            tx.document_metadata.update(id, author="A")
+        tx.dynamic_configurations.set("a", 1)
+    await lane(db)._deliver()
+    assert (begun, await depth(db), await db.document_metadata.count(author="A")) == (1, 0, 20)
+
+    async with db.transaction() as tx:
+        for id in ids:
+            tx.document_metadata.update(id, author="B")
+        tx.document_metadata.add(metadata(ids[3]))
+        tx.document_metadata.update(ids[3], author="waits")
+        tx.document_metadata.update(uuid7(), author="nobody's")
+        tx.dynamic_configurations.set("a", 2)
+    async with raw(db.settings) as connection:
+        await connection.execute(
+            """INSERT INTO outbox (id, store, effect, payload, stream)
+               VALUES (gen_random_uuid(), 'mongo', 'document_metadata.delete', '{"no": "id"}', $1)""",
+            f"document_metadata/{ids[5]}",
+        )
+    await lane(db)._deliver()
+    assert await db.document_metadata.count(author="B") == 20
+    assert (await db.dynamic_configurations.value("a", int)) == 2
+    reasons = [str(each.error) for each in await db.outbox.find(dead=True)]
+    assert len(reasons) == 3
+    for words in ("already has this value", "no DocumentMetadata has the id", "is not what this effect has"):
+        assert sum(words in reason for reason in reasons) == 1, words
+    (waiting,) = [each for each in await db.outbox.find() if each.dead_at is None]
+    assert (waiting.effect, waiting.stream) == ("document_metadata.update", f"document_metadata/{ids[3]}")
+
+
+async def test_an_effect_that_meets_another_transaction_waits_for_it_and_fails_nothing(
+    db: MultiDB, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(relaying, "_FIRST_DELAY", timedelta(milliseconds=1))
+    held, *others = [(await db.document_metadata.add(metadata())).id for _ in range(5)]
+    async with MultiDB(db.settings) as another, another.mongo_transaction():
+        await another.document_metadata.update(held, author="another's")
+        async with db.transaction() as tx:
+            for id in (held, *others):
+                tx.document_metadata.update(id, language="en")
+        await lane(db)._deliver()
+        (waiting,) = await db.outbox.find()
+        assert (waiting.stream, waiting.attempts) == (f"document_metadata/{held}", 0)
+        assert "a concurrent operation" in str(waiting.error)
+        assert await db.document_metadata.count(language="en") == 4
+    await deliver(db)
+    found = await db.document_metadata.fetch(held)
+    assert (found.author, found.language, found.version) == ("another's", "en", 3)
+
+    write_ = db.mongo.write
+
+    async def taken(collection: str, *arguments: Any, **options: Any) -> int:
+        if collection != "dynamic_configurations":
+            return await write_(collection, *arguments, **options)
+        monkeypatch.undo()
+        raise AlreadyExistsError("a call that is no relay's has just made it")
+
+    async with db.transaction() as tx:
+        tx.dynamic_configurations.set("a", 1)
+    monkeypatch.setattr(db.mongo, "write", taken)
+    await lane(db)._deliver()
+    assert (await depth(db), await db.dynamic_configurations.value("a", int)) == (0, 1)
 
 
 async def test_a_store_that_is_away_fails_nothing_and_keeps_nothing_from_the_other(
