@@ -14,6 +14,7 @@ from datetime import timedelta
 
 from multidb.errors import MultiDBError
 from multidb.models.ids import uuid7
+from multidb.stores.pauses import Pauses
 from multidb.stores.postgres.outbox import Told
 from multidb.stores.redis.client import RedisStore
 from multidb.stores.redis.commands import scripted
@@ -24,7 +25,6 @@ __all__ = ["Marks"]
 _OPERATION = "cache.invalidate"
 #: The most entries that may be owed; the oldest are forgotten then, and live until they expire.
 _MOST_OWED = 10_000
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 
 
 class Marks:
@@ -96,10 +96,9 @@ class Marks:
             self._task = loop.create_task(self._pay_all(), context=Context())
 
     async def _pay_all(self) -> None:
-        pause = _FIRST_PAUSE
+        pauses = Pauses(0.02, 1.0)
         while self.owed:
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            await asyncio.sleep(pauses.next())
             await self._pay()
 
     async def _pay(self) -> None:

@@ -29,6 +29,7 @@ from multidb.repositories.key_effects import INVALIDATE
 from multidb.repositories.repository import Resources
 from multidb.repositories.stream_fence import Outcome
 from multidb.stores.completion import complete
+from multidb.stores.pauses import Pauses
 from multidb.stores.postgres.engine import Record
 from multidb.stores.postgres.listening import Listening
 from multidb.stores.postgres.outbox import Target
@@ -45,7 +46,8 @@ _WINDOW = 5 * _BATCH
 #: For so many seconds a lane goes on behind what it has delivered, where the dead entries of all that lie.
 _NARROW = 1.0
 _POLL = 1.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+#: Before a store that was away is asked again, in seconds, at most.
+_LONGEST_PAUSE = 5.0
 #: Before what failed is tried again: doubled each time.
 _FIRST_DELAY, _LONGEST_DELAY = timedelta(seconds=0.5), timedelta(minutes=5)
 _LONGEST_ERROR = 2000
@@ -170,7 +172,7 @@ class Lane:
 
     async def run(self) -> None:
         """Deliver until the relay stops."""
-        pause = _FIRST_PAUSE
+        pauses = Pauses(longest=_LONGEST_PAUSE)
         while not self._stopping.is_set():
             self._woken.clear()
             nap = _POLL * random.uniform(0.8, 1.2)  # noqa: S311 - it spreads, and is no secret
@@ -186,14 +188,13 @@ class Lane:
                 away = UnavailableError("it failed")
             else:
                 if away is None:
-                    pause = _FIRST_PAUSE
+                    pauses.restart()
                     if not batch.more:
                         await self._nap(self._woken, nap)
                     continue
             _log.warning("effects on %s wait, and are tried again: %s", self._store, away)
             # What is told meanwhile would find the store as it is.
-            await self._nap(self._stopping, pause * random.uniform(0.5, 1))  # noqa: S311 - as above
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            await self._nap(self._stopping, pauses.next())
 
     @staticmethod
     async def _nap(event: asyncio.Event, seconds: float) -> None:

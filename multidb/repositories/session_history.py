@@ -24,6 +24,7 @@ from multidb.models.sessions import Session
 from multidb.models.user_sessions import NewUserSession, UserSessionChanges
 from multidb.repositories.repository import Resources
 from multidb.repositories.user_sessions import UserSessionRepository
+from multidb.stores.pauses import Pauses
 
 __all__ = ["Ended", "Entry", "SessionHistory", "Started"]
 
@@ -31,9 +32,6 @@ _log = logging.getLogger("multidb.sessions")
 
 _MAX_NOTED = 10_000
 _BATCH = 500
-#: Before PostgreSQL is tried again, in seconds: doubled each time.
-_FIRST_PAUSE = 0.1
-_LONGEST_PAUSE = 5.0
 
 
 class Started(NamedTuple):
@@ -103,19 +101,18 @@ class SessionHistory:
             self._task = loop.create_task(self._write_all(), context=Context())
 
     async def _write_all(self) -> None:
-        pause = _FIRST_PAUSE
+        pauses = Pauses(0.1, 5.0)
         while self._noted:
             batch = [self._noted.popleft() for _ in range(min(_BATCH, len(self._noted)))]
             try:
                 await self._write(batch)
-                pause = _FIRST_PAUSE
+                pauses.restart()
             except (UnavailableError, NotOpenError):
                 self._noted.extendleft(reversed(batch))
                 if self._closing.is_set():
                     return
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._closing.wait(), pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                    await asyncio.wait_for(self._closing.wait(), pauses.next())
             except BaseException:
                 self._noted.extendleft(reversed(batch))
                 raise

@@ -205,7 +205,7 @@ async def test_what_is_owed_is_tried_once_more_when_closing(
     async with MultiDB(multidb_settings) as closing:
         await closing.users.get(user.id)
         calls = Calls(closing, monkeypatch)
-        monkeypatch.setattr("multidb.cache.marks._FIRST_PAUSE", 60)
+        monkeypatch.setattr("multidb.cache.marks.Pauses.next", lambda _: 60)
         calls.lost = {"cache_mark", "cache_unmark"}
         await closing.users.update(user.id, name="New")
         calls.lost = set()
