@@ -29,7 +29,6 @@ __all__ = [
     "LIMIT",
     "LIMITS",
     "LOCK_LIMITS",
-    "NOTIFY",
     "NOW",
     "PROGRESS",
     "PRUNE",
@@ -356,6 +355,5 @@ STATS = _statement(
         GROUP BY c.queue, q.at_most, q.at_most_per_key ORDER BY c.queue"""
 )
 
-NOTIFY = _statement(f"SELECT pg_notify('{CHANNEL}', payload) FROM unnest(:payloads) AS payload")
 #: Whether COPY may be used: PostgreSQL refuses it where row level security holds for the login.
 COPIES = _statement("SELECT NOT row_security_active('ai_processing_jobs') AS copies")

@@ -19,6 +19,7 @@ from multidb.models.ids import uuid7
 from multidb.repositories.job_wakeups import CANCEL
 from multidb.repositories.repository import MAX_PAGE
 from multidb.stores.completion import complete
+from multidb.stores.pauses import Pauses
 from multidb.worker.attempt import Attempt
 from multidb.worker.finisher import Finisher
 from multidb.worker.handlers import Function, Handlers
@@ -36,7 +37,6 @@ _MOST_AHEAD = 200
 _GATHERED = 0.005
 #: Finished jobs may wait for being stored, so many for each place.
 _UNSTORED = 20
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
 class Worker:
@@ -168,7 +168,7 @@ class Worker:
                 self._begin_anew()
 
     async def _claim_on(self) -> None:
-        pause = _FIRST_PAUSE
+        pauses = Pauses()
         while not self._stopping.is_set():
             if not self._room():
                 self._freed.clear()
@@ -182,10 +182,9 @@ class Worker:
                 if not error.retryable:
                     raise
                 _log.warning("no jobs can be claimed, and it is tried again: %s", error)
-                await self._nap(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                await self._nap(pauses.next())
                 continue
-            pause = _FIRST_PAUSE
+            pauses.restart()
             if idle:
                 await self._nap(self._poll * random.uniform(0.8, 1.2))  # noqa: S311 - it spreads, and is no secret
 

@@ -5,8 +5,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
-from contextvars import Context
 from itertools import count
 from typing import Any, TypeAlias, cast
 
@@ -14,6 +12,8 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as Broken
 from redis.exceptions import RedisError
 
+from multidb.stores.background import Background
+from multidb.stores.pauses import Pauses
 from multidb.stores.redis.commands import pack
 from multidb.stores.redis.connections import Connections
 from multidb.stores.redis.node import run_id
@@ -24,8 +24,6 @@ _log = logging.getLogger("multidb.redis")
 
 #: Is told which keys have changed; None for any of them, for nobody knows.
 Heard: TypeAlias = Callable[[Sequence[bytes] | None], None]
-
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
 class Tracker:
@@ -43,7 +41,7 @@ class Tracker:
         self._timeout = timeout
         self._prefixes: frozenset[str] = frozenset()
         self._heard: Heard = _nobody
-        self._task: asyncio.Task[None] | None = None
+        self._hearing = Background(self._run)
         #: Whether changes are told of now; if not, they are missed.
         self.is_on = False
         #: All that changed before this moment, of `time.monotonic`, has been told of.
@@ -57,37 +55,34 @@ class Tracker:
         if self._prefixes != prefixes:
             self._prefixes = frozenset(prefixes)
             self._lose()
-        if self._task is None or self._task.done():
-            # In an empty context, for it is part of nobody's call.
-            self._task = asyncio.get_running_loop().create_task(self._run(), context=Context())
+        self._hearing.begin()
 
     async def close(self) -> None:
         """Stop, and close the connection."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await self._hearing.end(within=0)
         await self.connections.close()
 
     async def _run(self) -> None:
-        pause = _FIRST_PAUSE
+        pauses = Pauses()
+        is_away = False
         while True:
-            connection = None
             try:
                 async with asyncio.timeout(self._timeout):
                     connection = await self.connections.take()
-                    prefixes = await self._begin(connection)
-                pause = _FIRST_PAUSE
-                await self._hear(connection, prefixes)
-            except (RedisError, OSError) as error:
-                if pause == _FIRST_PAUSE:
-                    _log.warning("Redis does not tell what changes: %s", type(error).__name__)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
-            finally:
-                self._lose()
-                if connection is not None:
+                try:
+                    async with asyncio.timeout(self._timeout):
+                        prefixes = await self._begin(connection)
+                    pauses.restart()
+                    is_away = False
+                    await self._hear(connection, prefixes)
+                finally:
+                    self._lose()
                     await self.connections.drop(connection)
+            except (RedisError, OSError) as error:
+                if not is_away:
+                    _log.warning("Redis does not tell what changes: %s", type(error).__name__)
+                is_away = True
+                await asyncio.sleep(pauses.next())
 
     async def _greet(self, connection: AbstractConnection) -> None:
         self.incarnation = await run_id(connection)
