@@ -123,13 +123,7 @@ class MultiDB:
         #: What is cached: its metrics, and the tags.
         self.cache = CacheAside(self._connections.redis, self._connections.postgres, self.settings)
         self._connections.before_closing.append(self.cache.close)
-        self.routes = route_all([*BUILT_IN, *repositories])
-        cached = {each.entity() for each in (*BUILT_IN, *repositories) if getattr(each, "cache", None)}
-        if unknown := sorted(self.settings.cache_local - cached):
-            raise ConfigurationError(
-                f"MULTIDB_CACHE_LOCAL must name entities whose rows are cached: `{unknown[0]}` is none; "
-                f"there is {', '.join(sorted(cached))}"
-            )
+        self.routes = route_all([*BUILT_IN, *repositories], local=self.settings.cache_local)
         self._repositories: dict[type[Repository], Repository] = {}
         resources = Resources(
             settings=self.settings,

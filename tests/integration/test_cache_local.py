@@ -13,6 +13,7 @@ import pytest
 from multidb import ConfigurationError, MultiDB, NewUser, NotOpenError, User
 from multidb.cache.entry import Value
 from multidb.settings import Settings
+from multidb.stores.pauses import Pauses
 from multidb.stores.redis.tracking import Tracker
 
 from .redis import kill
@@ -325,10 +326,19 @@ async def test_a_connection_that_is_lost_takes_all_copies_with_it(
         await let_on.wait()
         return await begin(connection)
 
+    at_rest: list[tuple[bool, int]] = []
+
+    def paused(_: Pauses) -> float:
+        at_rest.append((tracker(db).is_on, db.cache._local.size))
+        return 0.01
+
+    monkeypatch.setattr(Pauses, "next", paused)
     monkeypatch.setattr(tracker(db), "_begin", later)
     [connection] = tracker(db).connections._lent
     await kill(connection)
     await until(lambda: not tracker(db).is_on)
+    await until(lambda: at_rest)
+    assert at_rest == [(False, 0)]
     hits = number.local_hits
     await same.call.invalidate(1)  # of which nobody tells
     for _ in range(3):
