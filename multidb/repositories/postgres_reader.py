@@ -125,7 +125,8 @@ class PostgresReader(Repository, Generic[ModelT]):
     async def get(self, id: UUID, *, include: Sequence[str] = ()) -> ModelT | None:
         """Return the row with this id, or None.
 
-        Never older than any write whose call had returned; inside a transaction, what it sees.
+        Never older than any write whose call had returned (with `CachePolicy.local`, in this process);
+        inside a transaction, what it sees.
         `include` names relations to load with it, one round trip each, shared with the calls that
         meet it.
 
