@@ -22,6 +22,7 @@ _TYPES: dict[str, TypeEngine[Any]] = {
     **dict.fromkeys(("limit", "window", "floor", "bytes", "after"), sa.BigInteger()),
     **dict.fromkeys(("id",), sa.Uuid()),
     **dict.fromkeys(("ids",), sa.ARRAY(sa.Uuid(), dimensions=1)),
+    "heads": sa.ARRAY(sa.BigInteger()),
     **dict.fromkeys(("errors", "known", "streams"), sa.ARRAY(sa.Text())),
     "counts": sa.ARRAY(sa.Integer()),
     "delays": sa.ARRAY(sa.Interval()),
@@ -73,9 +74,9 @@ FOLLOWERS = _statement(
     f"""
     WITH chosen AS MATERIALIZED (
       SELECT {_FIELDS}, o.dead_at IS NULL AND o.due_at <= {_NOW} AND o.effect = ANY (:known) AS due
-      FROM unnest(:streams) AS s (stream) CROSS JOIN LATERAL (
-        SELECT * FROM outbox p
-        WHERE p.store = :store AND p.stream = s.stream ORDER BY p.version LIMIT :window) o
+      FROM unnest(:streams, :heads) AS s (stream, head) CROSS JOIN LATERAL (
+        SELECT * FROM outbox p WHERE p.store = :store AND p.stream = s.stream AND p.version > s.head
+        ORDER BY p.version LIMIT :window) o
       ORDER BY o.version LIMIT :limit)
     {_FITTING}
     """

@@ -252,16 +252,16 @@ class Lane:
             values = {
                 **self._claim(),
                 "streams": list(streams),
-                "limit": len(streams) + _BATCH,
+                "heads": [head["version"] for (head,) in streams.values()],
+                "limit": _BATCH,
                 "window": _BATCH,
             }
             stopped: set[str] = set()
             for row in await self._fetch(sql.FOLLOWERS, values, "claim"):
-                run = streams[row["stream"]]
                 if not row["due"]:
                     stopped.add(row["stream"])
-                if row["version"] > run[0]["version"] and row["stream"] not in stopped:
-                    run.append(row)
+                if row["stream"] not in stopped:
+                    streams[row["stream"]].append(row)
         return [*runs, *streams.values()]
 
     @staticmethod
