@@ -12,7 +12,7 @@ from sqlalchemy.types import TypeEngine
 
 from multidb.stores.postgres.statements import Statement
 
-__all__ = ["CHANNEL", "DELETE", "FAIL", "FIND", "FOLLOWERS", "HEADS", "LOOK", "RETRY", "SKIP"]
+__all__ = ["CHANNEL", "DELETE", "FAIL", "FIND", "FOLLOWERS", "HEADS", "LOOK", "RETRY", "SKIP", "UNKNOWN"]
 
 #: What NOTIFY tells on.
 CHANNEL = "multidb_outbox"
@@ -27,6 +27,7 @@ _TYPES: dict[str, TypeEngine[Any]] = {
     "counts": sa.ARRAY(sa.Integer()),
     "delays": sa.ARRAY(sa.Interval()),
     "deaths": sa.ARRAY(sa.Boolean()),
+    "patience": sa.Interval(),
     "dead": sa.Boolean(),
     "store": sa.Text(),
 }
@@ -83,6 +84,19 @@ FOLLOWERS = _statement(
 )
 #: Where those end that are looked at, if there are as many.
 LOOK = _statement(f"SELECT max(version) AS last, count(*) AS n FROM ({_LOOKED_AT}) AS looked")
+#: Of these, what no relay has known for so long.
+UNKNOWN = _statement(
+    f"""
+    UPDATE outbox SET attempts = attempts + 1, error = 'no relay has known this effect', dead_at = {_NOW}
+    WHERE id IN (
+      SELECT o.id FROM outbox o
+      WHERE o.store = :store AND o.dead_at IS NULL AND o.version > :floor
+        AND o.version <= (SELECT max(version) FROM ({_LOOKED_AT}) AS looked)
+        AND o.due_at <= {_NOW} - :patience AND o.effect <> ALL (:known)
+      FOR UPDATE SKIP LOCKED)
+    RETURNING id, effect
+    """
+)
 DELETE = _statement("DELETE FROM outbox WHERE id = ANY (:ids)")
 FAIL = _statement(
     f"""
