@@ -9,11 +9,11 @@ import asyncio
 import json
 import secrets
 from collections.abc import Collection, Sequence
-from contextvars import Context
 from datetime import timedelta
 
 from multidb.errors import MultiDBError
 from multidb.models.ids import uuid7
+from multidb.stores.background import Background
 from multidb.stores.pauses import Pauses
 from multidb.stores.postgres.outbox import Told
 from multidb.stores.redis.client import RedisStore
@@ -37,7 +37,7 @@ class Marks:
         self._lives = int(lifetime.total_seconds() * 1000)
         #: By entry, the marks of it that are to be taken back; '' stands for none.
         self.owed: dict[str, set[str]] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._paying = Background(self._pay_all)
 
     def mark(self, keys: Collection[str]) -> "_Mark":
         """Return what is to stand around a commit. Raises: NotOpenError."""
@@ -69,14 +69,11 @@ class Marks:
                 self.owed.setdefault(key, set()).add(token)
             while len(self.owed) > _MOST_OWED:
                 del self.owed[next(iter(self.owed))]
-            self._pay_later()
+            self._paying.begin()
 
     async def close(self) -> None:
         """Try once more what is owed, and give it up."""
-        task, self._task = self._task, None
-        if task is not None and task.get_loop() is asyncio.get_running_loop():
-            task.cancel()
-            await asyncio.wait([task])
+        await self._paying.end(within=0)
         if self.owed:
             await self._pay()
 
@@ -88,12 +85,6 @@ class Marks:
         ]
         await self._redis.send(commands, operation=_OPERATION, insist=True)
         self._outage.over()
-
-    def _pay_later(self) -> None:
-        loop = asyncio.get_running_loop()
-        if self._task is None or self._task.done() or self._task.get_loop() is not loop:
-            # In an empty context, for it is part of nobody's call.
-            self._task = loop.create_task(self._pay_all(), context=Context())
 
     async def _pay_all(self) -> None:
         pauses = Pauses(0.02, 1.0)

@@ -11,13 +11,13 @@ import secrets
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from contextvars import Context
 from copy import copy
 from datetime import date, timedelta
 from itertools import count
 
 from multidb.errors import MultiDBError, NotOpenError, UnavailableError
 from multidb.repositories.repository import Resources
+from multidb.stores.background import Background
 from multidb.stores.redis.commands import Command, scripted
 from multidb.stores.redis.keys import KeyPattern
 from multidb.stores.redis.outage import Outage
@@ -52,7 +52,7 @@ class Counting:
         self._waiting: list[asyncio.Future[None]] = []
         #: The flush that is under way, or to be sent again.
         self._flush: list[Command] = []
-        self._task: asyncio.Task[None] | None = None
+        self._storing = Background(self._store_all)
         #: Flushes what was noted.
         self._later: asyncio.TimerHandle | None = None
         self._closing = asyncio.Event()
@@ -90,13 +90,10 @@ class Counting:
         await self._resources.redis.send([count, day_of_all], operation="counters.increment")
 
     def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         if self._later is not None:
             self._later.cancel()
             self._later = None
-        if self._task is None or self._task.done() or self._task.get_loop() is not loop:
-            # In an empty context, for it is part of nobody's call.
-            self._task = loop.create_task(self._store_all(), context=Context())
+        self._storing.begin()
 
     async def _store_all(self) -> None:
         waiting: list[asyncio.Future[None]] = []
@@ -152,12 +149,7 @@ class Counting:
             self._later = None
         if self._flush or self._counted:
             self._run()
-        if self._task is not None:
-            timeout = self._resources.settings.close_timeout.total_seconds()
-            await asyncio.wait([self._task], timeout=timeout)
-            self._task.cancel()
-            await asyncio.wait([self._task])
-        self._task = None
+        await self._storing.end(within=self._resources.settings.close_timeout.total_seconds())
         self._closing = asyncio.Event()
         if self._flush or self._counted:
             _log.warning(

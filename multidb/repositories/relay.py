@@ -15,7 +15,6 @@ import logging
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from contextvars import Context
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple, get_args
@@ -28,6 +27,7 @@ from multidb.repositories.effects import Effect, FencedEffect
 from multidb.repositories.key_effects import INVALIDATE
 from multidb.repositories.repository import Resources
 from multidb.repositories.stream_fence import Outcome
+from multidb.stores.background import Background
 from multidb.stores.completion import complete
 from multidb.stores.pauses import Pauses
 from multidb.stores.postgres.engine import Record
@@ -62,15 +62,13 @@ class Relay:
         self._resources = resources
         self._woken: dict[Target, asyncio.Event] = {}
         self._stopping = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._delivering = Background(self._run)
 
     async def run(self) -> None:
         """Deliver until `stop()`, or until cancelled: either way, what has begun ends. May be run again."""
         self.start()
-        task = self._task
-        assert task is not None
         try:
-            await asyncio.shield(task)
+            await self._delivering.over()
         except asyncio.CancelledError:
             self.stop()
             await complete(self.close())
@@ -78,10 +76,8 @@ class Relay:
 
     def start(self) -> None:
         """Deliver in the background. Idempotent."""
-        if self._task is None or self._task.done() or self._task.get_loop() is not asyncio.get_running_loop():
+        if self._delivering.begin():
             self._stopping = asyncio.Event()
-            # In an empty context: it is part of nobody's transaction.
-            self._task = asyncio.get_running_loop().create_task(self._run(), context=Context())
 
     def stop(self) -> None:
         """Begin no more, and return from `run` once what has begun has ended. Idempotent."""
@@ -92,9 +88,7 @@ class Relay:
     async def close(self) -> None:
         """Stop, and return once what has begun has ended."""
         self.stop()
-        task, self._task = self._task, None
-        if task is not None and task.get_loop() is asyncio.get_running_loop():
-            await asyncio.wait([task])
+        await self._delivering.end()
 
     async def _run(self) -> None:
         stores: tuple[Target, ...] = get_args(Target)

@@ -9,11 +9,11 @@ then.
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
-from contextvars import Context
 
 import sqlalchemy as sa
 
 from multidb.errors import MultiDBError
+from multidb.stores.background import Background
 from multidb.stores.postgres.engine import PostgresStore
 from multidb.stores.postgres.statements import Statement
 
@@ -37,7 +37,7 @@ class Notifying:
         self._postgres = postgres
         self._channel = channel
         self._due: set[str] = set()
-        self._sending: asyncio.Task[None] | None = None
+        self._sending = Background(self._send)
 
     def tell(self, payloads: Iterable[str]) -> None:
         """Tell whoever listens, once what was written in the ambient transaction is committed."""
@@ -56,16 +56,12 @@ class Notifying:
 
     async def close(self) -> None:
         """Wait until all is told."""
-        if self._sending is not None and self._sending.get_loop() is asyncio.get_running_loop():
-            await asyncio.wait([self._sending])
-        self._sending, self._due = None, set()
+        await self._sending.end()
+        self._due = set()
 
     def _send_later(self, payloads: set[str]) -> None:
         self._due |= payloads
-        loop = asyncio.get_running_loop()
-        if self._sending is None or self._sending.done() or self._sending.get_loop() is not loop:
-            # In an empty context, for it is part of nobody's call.
-            self._sending = loop.create_task(self._send(), context=Context())
+        self._sending.begin()
 
     async def _send(self) -> None:
         while self._due:
