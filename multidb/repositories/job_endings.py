@@ -7,7 +7,10 @@ from typing import Any, Literal
 from multidb.errors import DataError
 from multidb.models.jobs import Job
 
-__all__ = ["Ending", "Told", "checked_delay", "checked_lease", "checked_share", "error_text"]
+__all__ = ["LOST", "Ending", "Told", "checked_delay", "checked_lease", "checked_share", "error_text"]
+
+#: Why an attempt failed whose worker no longer kept its lease up.
+LOST = "the worker was lost: its lease ended"
 
 _SHORTEST, _LONGEST = timedelta(milliseconds=100), timedelta(days=1)
 _LONGEST_ERROR = 10_000

@@ -20,6 +20,7 @@ from multidb import (
     NewJob,
     Run,
     Snooze,
+    UnavailableError,
     Worker,
 )
 from multidb.worker.schedule import Schedule
@@ -212,6 +213,26 @@ async def test_a_job_outlives_its_lease_while_its_worker_lives(db: MultiDB):
     async with working(db, {"slow": slow}, lease=timedelta(milliseconds=200)):
         (job,) = (await ended(db, count=1)).values()
     assert (job.state, job.lease) == ("completed", 1)
+
+
+async def test_an_attempt_whose_claim_could_not_be_kept_up_counts(
+    db: MultiDB, monkeypatch: pytest.MonkeyPatch
+):
+    """What keeps its worker from sending heartbeats must not do so for ever."""
+
+    async def unanswered(_: object) -> None:
+        raise UnavailableError("away")
+
+    monkeypatch.setattr(db.jobs, "heartbeat", unanswered)
+    await db.jobs.enqueue(new("k", max_attempts=2))
+
+    async def waits(job: Job) -> None:
+        await asyncio.sleep(3600)
+
+    async with working(db, {"k": waits}, lease=timedelta(milliseconds=200)):
+        (job,) = (await ended(db, count=1)).values()
+    assert (job.state, job.attempt, job.lease) == ("dead", 2, 2)
+    assert "lease ended" in (job.error or "")
 
 
 async def test_told_to_stop_it_finishes_what_it_can_and_puts_the_rest_back(db: MultiDB):
