@@ -24,6 +24,8 @@ from multidb import (
     TransactionError,
     uuid7,
 )
+from multidb.repositories import job_statements as sql
+from multidb.stores.postgres.transactions import Options
 
 from .postgres import raw
 from .test_row_security import owned
@@ -270,6 +272,30 @@ async def test_a_company_has_its_turn_whatever_others_have_enqueued(db: MultiDB)
     assert [job.company_id for job in await claim(db, fair=True)] == [small[0]]
     # With all others empty, the big one has all there is.
     assert {job.company_id for job in await claim(db, 20, fair=True)} == {big}
+
+
+async def test_a_claim_in_turns_costs_the_same_whatever_is_enqueued(db: MultiDB):
+    """Also when the server last looked, the queue was as good as empty."""
+    big, small = [await db.companies.add(NewCompany(name="C", slug=f"c-{n}")) for n in range(2)]
+    await db.jobs.enqueue_many(new(company_id=id) for id in (big.id, small.id, None) for _ in range(5))
+    async with raw(db.settings) as connection:
+        await connection.execute("ANALYZE ai_processing_jobs")
+
+    async def pages(company: UUID | None) -> int:
+        values = {"queue": "q", "limit": 5, "worker": "w", "lease_for": MINUTE, "company": company}
+        claim = sql.claim(fair=company is None, limited=False, company=company is not None)
+        async with db.postgres.transactions.begin(Options(replan=True)) as transaction:
+            told = await transaction.connection.fetchval(
+                f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {claim.sql}", *claim.arguments(values)
+            )
+        pages: int = told[0]["Plan"]["Shared Hit Blocks"]
+        return pages
+
+    before = [await pages(company) for company in (None, small.id)]
+    await db.jobs.enqueue_many(new(company_id=big.id) for _ in range(3000))
+    await db.jobs.enqueue_many(new(company_id=id) for id in (small.id, None) for _ in range(10))
+    after = [await pages(company) for company in (None, small.id)]
+    assert all(now < 2 * then for now, then in zip(after, before, strict=True)), (before, after)
 
 
 # --- under a claim
