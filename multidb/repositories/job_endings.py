@@ -60,5 +60,13 @@ def checked_delay(delay: object, operation: str) -> timedelta:
 
 def error_text(error: str | BaseException) -> str:
     """Return an error as a text that PostgreSQL and MongoDB hold: of a long one, the beginning."""
-    text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error
+    text = _told(error) if isinstance(error, BaseException) else error
     return text.replace("\0", "\ufffd").encode("utf-8", "backslashreplace").decode()[:_LONGEST_ERROR]
+
+
+def _told(error: BaseException) -> str:
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}"
+    except Exception:  # a handler's error may be anything, also one that cannot say what it is
+        return name

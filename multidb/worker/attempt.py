@@ -43,7 +43,7 @@ class Attempt:
         held: Held,
         handler: Handler | None,
         *,
-        ended: Callable[[float], None],
+        ended: Callable[[Held, float], None],
         finish: Callable[[Held, Ending], None],
     ) -> None:
         self._db = db
@@ -71,7 +71,7 @@ class Attempt:
             ending, result = await self._called()
         finally:
             self._held.working = False
-            self._ended(loop.time() - began)
+            self._ended(self._held, loop.time() - began)
         if ending.error is not None:
             self._run.log(ending.error, level=LogLevel.ERROR)
         if result is not None or self._run.lines:
@@ -91,7 +91,9 @@ class Attempt:
             return self._snoozed(snooze.delay), None
         except Discard as error:
             return self._failed(error, None), None
-        except Exception as error:
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
             _log.warning("job %s, %r, attempt %d failed", job.id, job.kind, job.attempt, exc_info=error)
             return self._failed(error, self._backoff), None
         return Ending(job, "completed"), result
@@ -151,7 +153,7 @@ class Attempt:
         while True:
             try:
                 await self._record(ending, result)
-            except (MultiDBError, ValidationError, TypeError, ValueError, RecursionError) as error:
+            except Exception as error:
                 if not getattr(error, "retryable", False):
                     _log.warning("the result of job %s cannot be stored: %s", self._job.id, error)
                     told = error_text(error) if isinstance(error, MultiDBError) else type(error).__name__

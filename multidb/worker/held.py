@@ -62,6 +62,9 @@ class Hold:
         self._held: dict[UUID, Held] = {}
         self._now = asyncio.Event()
 
+    def __contains__(self, held: Held) -> bool:
+        return self._held.get(held.job.id) is held
+
     def __len__(self) -> int:
         return len(self._held)
 
@@ -75,7 +78,7 @@ class Hold:
 
     def drop(self, held: Held) -> None:
         """Let go of a job."""
-        if self._held.get(held.job.id) is held:
+        if held in self:
             del self._held[held.job.id]
 
     def ask_now(self, id: UUID) -> None:

@@ -36,6 +36,8 @@ _MOST_AHEAD = 200
 _GATHERED = 0.005
 #: Finished jobs may wait for being stored, so many for each place.
 _UNSTORED = 20
+#: Old jobs that are deleted before lost ones are looked for again.
+_PRUNED = 10 * MAX_PAGE
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
@@ -117,7 +119,7 @@ class Worker:
             await asyncio.shield(task)
         except asyncio.CancelledError:
             task.cancel()
-            await asyncio.wait([task])
+            await complete(asyncio.wait([task]))
             raise
 
     def stop(self) -> None:
@@ -156,6 +158,8 @@ class Worker:
                     keep_time(self.db, self._handlers.schedules),
                 )
             ]
+            for task in beside:
+                task.add_done_callback(self._beside_ended)
             within = self._stop_within
             try:
                 async with self.db.jobs.listen(self._heard):
@@ -165,7 +169,14 @@ class Worker:
                 raise
             finally:
                 await complete(self._wind_up(within, beside))
-                self._begin_anew()
+            for task in beside:
+                if not task.cancelled():
+                    task.result()
+
+    def _beside_ended(self, task: asyncio.Task[None]) -> None:
+        # By an error of ours; without heartbeats or endings, say, no job is done.
+        if not task.cancelled() and task.exception() is not None:
+            self.stop()
 
     async def _claim_on(self) -> None:
         pause = _FIRST_PAUSE
@@ -196,17 +207,19 @@ class Worker:
             room = min(self._room(), MAX_PAGE)
             if room <= 0 or self._stopping.is_set():
                 return True
-            began = asyncio.get_running_loop().time()
             # To its end: what was claimed must not be forgotten.
-            jobs = await complete(
-                self.db.jobs.claim(queue, limit=room, worker=self.name, lease=self._lease, fair=self._fair)
-            )
-            for job in jobs:
-                self._ahead.append(self._hold.add(job, began))
+            full = await complete(self._claim_from(queue, room)) == room or full
             self._begin()
-            full = full or len(jobs) == room
         self._queues.append(self._queues.pop(0))
         return full
+
+    async def _claim_from(self, queue: str, room: int) -> int:
+        began = asyncio.get_running_loop().time()
+        jobs = await self.db.jobs.claim(
+            queue, limit=room, worker=self.name, lease=self._lease, fair=self._fair
+        )
+        self._ahead.extend(self._hold.add(job, began) for job in jobs)
+        return len(jobs)
 
     def _room(self) -> int:
         """Return how many jobs to claim now: for the places that are free, and some ahead."""
@@ -255,8 +268,10 @@ class Worker:
             context = self._context.copy()
             held.task = asyncio.get_running_loop().create_task(attempt.make(), context=context)
 
-    def _ended(self, seconds: float) -> None:
+    def _ended(self, held: Held, seconds: float) -> None:
         """Give the place of a handler that has ended to the next job; the last one is still to be stored."""
+        if held not in self._hold:
+            return  # left behind by a run that is over
         self._working -= 1
         self._took = seconds if self._took is None else 0.9 * self._took + 0.1 * seconds
         if not self._stopping.is_set():
@@ -268,7 +283,10 @@ class Worker:
         self._freed.set()
 
     async def _wind_up(self, within: float, beside: Sequence[asyncio.Task[None]]) -> None:
-        """Let handlers finish, then cancel them; put back what nobody has begun; wait until all is stored."""
+        """Let handlers finish, then cancel them; put back what nobody has begun; wait until all is stored.
+
+        Then all is as it was before, for another run.
+        """
         self._stopping.set()
         ahead = [self._ahead.popleft() for _ in range(len(self._ahead))]
         put_back = [self.db.jobs.release(held.job) for held in ahead]
@@ -291,6 +309,7 @@ class Worker:
         for task in beside:
             task.cancel()
         await asyncio.wait(beside)
+        self._begin_anew()
 
     async def _sweep(self) -> None:
         """Look after the jobs of workers that died, and those that are kept no longer."""
@@ -299,7 +318,8 @@ class Worker:
             try:
                 await self.db.jobs.rescue()
                 if self._retention is not None and loop.time() > pruned:
-                    await self.db.jobs.prune(self._retention, most=10 * MAX_PAGE)
+                    if await self.db.jobs.prune(self._retention, most=_PRUNED) == _PRUNED:
+                        continue  # more is finished than one is done with
                     pruned = loop.time() + 60 * random.uniform(0.5, 1)  # noqa: S311 - it spreads, and is no secret
             except MultiDBError as error:
                 _log.warning("lost jobs could not be looked for, and will be: %s", error)
