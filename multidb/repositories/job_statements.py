@@ -22,11 +22,12 @@ __all__ = [
     "BEAT",
     "CANCEL",
     "CHANNEL",
-    "COPIES",
     "DISCARD",
     "END",
     "EXPIRE_KEYS",
+    "GONE",
     "HOLDER",
+    "HOW",
     "LIMIT",
     "LIMITS",
     "LOCK_LIMITS",
@@ -291,6 +292,13 @@ UNSETTLED = _statement(
     """SELECT id FROM ai_processing_jobs
        WHERE awaited AND state IN ('completed', 'cancelled') ORDER BY finished_at LIMIT :limit"""
 )
+#: What the first of those that wait depend on, and is gone: deleted by hand, or with its company.
+GONE = _statement(
+    """SELECT DISTINCT needed.id
+       FROM (SELECT depends_on FROM ai_processing_jobs WHERE state = 'waiting' ORDER BY id LIMIT :limit) w
+       CROSS JOIN LATERAL unnest(w.depends_on) AS needed (id)
+       WHERE NOT EXISTS (SELECT FROM ai_processing_jobs d WHERE d.id = needed.id)"""
+)
 
 # --- keys
 
@@ -375,5 +383,6 @@ NOTIFY = _statement(
     f"""SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', payload)
         FROM unnest(:payloads) AS payload"""
 )
-#: Whether COPY may be used: PostgreSQL refuses it where row level security holds for the login.
-COPIES = _statement("SELECT NOT row_security_active('ai_processing_jobs') AS copies")
+#: Whether COPY may be used, which PostgreSQL refuses where row level security holds for the login; and
+#: the time, by the clock that says what is due.
+HOW = _statement(f"SELECT NOT row_security_active('ai_processing_jobs') AS copies, {_NOW} AS now")
