@@ -14,14 +14,13 @@ import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 
-from multidb import Job, MultiDB, NewCompany, NewJob, Worker
+from benchmarks.job_turns import turns
+from multidb import MultiDB, NewJob
 from multidb.ops.embedded import initialise
 from multidb.settings import Settings
 from multidb.stack import EmbeddedStack
@@ -215,47 +214,11 @@ async def test_fifty_thousand_jobs_are_done_once_although_postgresql_dies_too(tm
     assert blows.claims > 50_000
 
 
-async def waits(db: MultiDB, companies: list[UUID], number: int) -> float:
-    """Have companies enqueue a job now and then; return how many seconds until it was done, the median."""
-    ids = []
-    for n in range(number):
-        job = NewJob(queue="q", kind="k", payload={}, company_id=companies[n % len(companies)])
-        ids.append((await db.jobs.enqueue(job)).id)
-        await asyncio.sleep(0.05)
-    async with asyncio.timeout(60):
-        while await db.jobs.exists(db.jobs.c.id.in_(ids), finished_at=None):  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(0.05)
-    jobs = await db.jobs.get_many(ids)
-    each = [(job.finished_at - job.created_at).total_seconds() for job in jobs.values() if job.finished_at]
-    return statistics.median(each)
-
-
 @pytest.mark.torture
 @pytest.mark.timeout(600)
 async def test_others_wait_no_longer_for_a_company_that_has_nine_tenths_of_all(db: MultiDB):
-    """Nor for those who have the rest of it, all in a queue that is worked on."""
-    new = [NewCompany(name="C", slug=f"c-{n}") for n in range(10)]
-    await db.companies.add_many(new)
-    big, *others = (each.id for each in new)
-
-    async def work(job: Job) -> None:
-        await asyncio.sleep(0.02)
-
-    worker = Worker(db, queues=["q"], handlers={"k": work}, concurrency=10, fair=True)
-    working = asyncio.create_task(worker.run())
-    alone = await waits(db, others, 200)
-    later = datetime.now(UTC) + timedelta(hours=1)
-    await db.jobs.enqueue_many(
-        NewJob(queue="q", kind="k", payload={}, company_id=big)
-        if n % 10
-        else NewJob(queue="q", kind="k", payload={}, company_id=others[n // 10 % 9], run_at=later)
-        for n in range(100_000)
-    )
-    await waits(db, others, 50)  # while the server still clears up after so many at once
-    among = await waits(db, others, 200)
-    left = await db.jobs.count(company_id=big, state="available")
-    worker.stop()
-    await working
-    print(f"waited {alone * 1000:.1f} ms alone, {among * 1000:.1f} ms among 100,000; {left:,} were left")
+    alone, among, left = await turns(db, backlog=100_000, number=200)
+    medians = [statistics.median(waits) * 1000 for waits in (alone, among)]
+    print(f"started after {medians[0]:.1f} ms alone, {medians[1]:.1f} ms among 100,000; {left:,} were left")
     assert left > 50_000
-    assert among < 2 * alone
+    assert medians[1] < 2 * medians[0]
