@@ -43,7 +43,7 @@ class Attempt:
         held: Held,
         handler: Handler | None,
         *,
-        ended: Callable[[Held, float], None],
+        ended: Callable[[float], None],
         finish: Callable[[Held, Ending], None],
     ) -> None:
         self._db = db
@@ -71,7 +71,7 @@ class Attempt:
             ending, result = await self._called()
         finally:
             self._held.working = False
-            self._ended(self._held, loop.time() - began)
+            self._ended(loop.time() - began)
         if ending.error is not None:
             self._run.log(ending.error, level=LogLevel.ERROR)
         if result is not None or self._run.lines:

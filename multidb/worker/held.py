@@ -62,9 +62,6 @@ class Hold:
         self._held: dict[UUID, Held] = {}
         self._now = asyncio.Event()
 
-    def __contains__(self, held: Held) -> bool:
-        return self._held.get(held.job.id) is held
-
     def __len__(self) -> int:
         return len(self._held)
 
@@ -78,7 +75,7 @@ class Hold:
 
     def drop(self, held: Held) -> None:
         """Let go of a job."""
-        if held in self:
+        if self._held.get(held.job.id) is held:
             del self._held[held.job.id]
 
     def ask_now(self, id: UUID) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 from multidb.client import MultiDB
@@ -261,16 +262,16 @@ class Worker:
                 self.db,
                 held,
                 self._handlers.get(held.job.kind),
-                ended=self._ended,
+                ended=partial(self._ended, self._hold),
                 finish=self._finisher.put,
             )
             # Not in the context of whose end made room for it.
             context = self._context.copy()
             held.task = asyncio.get_running_loop().create_task(attempt.make(), context=context)
 
-    def _ended(self, held: Held, seconds: float) -> None:
+    def _ended(self, hold: Hold, seconds: float) -> None:
         """Give the place of a handler that has ended to the next job; the last one is still to be stored."""
-        if held not in self._hold:
+        if hold is not self._hold:
             return  # left behind by a run that is over
         self._working -= 1
         self._took = seconds if self._took is None else 0.9 * self._took + 0.1 * seconds

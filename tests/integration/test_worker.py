@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
+from uuid import UUID
 
 import pytest
 from pydantic import BaseModel, computed_field
@@ -29,6 +30,7 @@ from multidb import (
     UnavailableError,
     Worker,
 )
+from multidb.stores.scope import current_scope
 from multidb.worker import worker as worker_module
 from multidb.worker.schedule import Schedule
 
@@ -38,6 +40,8 @@ pytestmark = pytest.mark.mongo
 
 SOON = Backoff(first=timedelta(milliseconds=10), jitter=0)
 handlers = Handlers()
+#: Whose rows the handlers saw, by job.
+scopes: dict[UUID, Any] = {}
 
 
 class Sum(BaseModel):
@@ -64,6 +68,7 @@ class UnspeakableError(BaseException):
 @handlers.job("add")
 async def add(payload: Sum, run: Run) -> Total:
     run.log("adding")
+    scopes[run.job.id] = current_scope()
     await run.progress(0.5)
     run.log("added\0", level="warning")  # type: ignore[arg-type]
     return Total(total=sum(payload.numbers))
@@ -152,6 +157,7 @@ async def ended(db: MultiDB, *, count: int) -> dict[str, Job]:
 
 
 async def test_whatever_a_handler_does_its_job_ends_and_the_worker_goes_on(db: MultiDB):
+    scopes.clear()
     company = await db.companies.add(NewCompany(name="C", slug="c"))
     again = ("raises", "ends all", "unspeakable", "hangs", "cancels itself")
     unstorable = ("object", "number", "bottomless", "large", "big", "broken")
@@ -199,6 +205,7 @@ async def test_whatever_a_handler_does_its_job_ends_and_the_worker_goes_on(db: M
 
     done = await db.jobs.fetch(good.id)
     assert (done.state, done.progress, done.error) == ("completed", 0.5, None)
+    assert scopes == {good.id: company.id}
     with db.tenant(company.id):
         result = await db.ai_processing_results.fetch(good.id)
     assert (result.result, result.lease, result.company_id) == ({"total": 3}, 1, company.id)
@@ -310,8 +317,7 @@ async def test_a_worker_starts_a_job_soon_after_it_was_enqueued(db: MultiDB):
         for _ in range(20):
             enqueued[(await db.jobs.enqueue(new("k"))).id] = datetime.now(UTC)
         await ended(db, count=21)
-        waits = sorted(started[id] - at for id, at in enqueued.items())
-        assert waits[len(waits) // 2] < timedelta(milliseconds=100)
+        assert min(started[id] - at for id, at in enqueued.items()) < timedelta(milliseconds=100)
     async with working(db, {"k": note}, poll=timedelta(milliseconds=50)):
         await db.jobs.enqueue(new("k", run_at=datetime.now(UTC) + timedelta(milliseconds=200)))
         await ended(db, count=22)
@@ -417,6 +423,8 @@ async def test_wherever_a_worker_is_cancelled_no_job_stays_with_it(
         jobs = [job async for job in db.jobs.stream()]
         assert {(job.state, job.attempt) for job in jobs} <= {("available", 0), ("completed", 1)}, place
         assert not len(worker._hold)
+        names = " ".join(repr(each.get_coro()) for each in asyncio.all_tasks())
+        assert not any(name in names for name in ("Hold.", "Finisher.", "Worker.", "keep_time")), names
         await db.jobs.delete_many(queue="q")
         if not task.cancelled():
             assert [job.state for job in jobs] == ["completed"] * 3
@@ -448,6 +456,26 @@ async def test_what_does_not_heed_its_cancellation_is_left_behind(db: MultiDB):
     assert worker._working == 0
 
 
+async def test_a_job_whose_handler_does_not_heed_its_timeout_goes_to_another(db: MultiDB):
+    let_go = asyncio.Event()
+
+    async def stubborn(job: Job) -> dict[str, Any]:
+        while job.attempt == 1 and not let_go.is_set():
+            with suppress(asyncio.CancelledError):
+                await let_go.wait()
+        return {"attempt": job.attempt}
+
+    job = await db.jobs.enqueue(new("k", timeout=timedelta(milliseconds=50)))
+    async with working(db, {"k": stubborn}, lease=timedelta(milliseconds=200)) as worker:
+        await ended(db, count=1)
+        assert worker._working == 1
+        let_go.set()
+        await until(lambda: asyncio.sleep(0, worker._working == 0))
+    done = await db.jobs.fetch(job.id)
+    assert (done.state, done.attempt) == ("completed", 2)
+    assert (await db.ai_processing_results.fetch(job.id)).result == {"attempt": 2}
+
+
 async def test_a_handler_that_finishes_although_it_is_cancelled_has_finished(db: MultiDB):
     began = asyncio.Event()
 
@@ -461,7 +489,8 @@ async def test_a_handler_that_finishes_although_it_is_cancelled_has_finished(db:
     async with working(db, {"k": finishes}):
         await began.wait()
         await db.jobs.cancel(job.id)
-        await ended(db, count=1)
+        async with asyncio.timeout(5):  # long before the next heartbeat
+            await ended(db, count=1)
     assert (await db.jobs.fetch(job.id)).state == "completed"
 
 
@@ -476,15 +505,16 @@ async def test_a_second_signal_stops_it_at_once(db: MultiDB):
         began.clear()
         job = await db.jobs.enqueue(new("k"))
         worker = Worker(MultiDB(db.settings), queues=["q"], handlers={"k": waits})
-        async with asyncio.timeout(10):
-            main = asyncio.create_task(worker._main())
+        main = asyncio.create_task(worker._main())
+        async with asyncio.timeout(20):
             await began.wait()
-            for _ in range(times):
-                os.kill(os.getpid(), signal.SIGTERM)
-                await until(lambda: asyncio.sleep(0, worker._stopping.is_set()))
-            if times == 1:
-                let_go.set()
-            await main
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGTERM)
+            await until(lambda: asyncio.sleep(0, worker._stopping.is_set()))
+        if times == 1:
+            let_go.set()
+        stopped, _ = await asyncio.wait([main], timeout=10)  # and not only after 25 seconds
+        assert stopped
         return (await db.jobs.fetch(job.id)).state
 
     assert await signalled(2) == "available"
