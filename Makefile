@@ -58,13 +58,14 @@ torture: $(READY) ## The long forms of the race and kill tests
 	@MULTIDB_TORTURE=1 $(BIN)/python -m pytest -m torture $(ARGS)
 
 .PHONY: bench
-bench: $(READY) ## Measure the repositories, the cache and the queue against their peers, and write it to docs/
+bench: $(READY) ## Measure the repositories, the cache and the queue against their peers, and the outbox, into docs/
 	@$(BIN)/python -m pip install --quiet --group bench
 	@$(BIN)/python benchmarks/postgres.py --write $(ARGS)
 	@$(BIN)/python benchmarks/mongo.py --write $(ARGS)
 	@$(BIN)/python benchmarks/redis.py --write $(ARGS)
 	@$(BIN)/python benchmarks/jobs.py --write $(ARGS)
 	@$(BIN)/python benchmarks/cache.py --write $(ARGS)
+	@$(BIN)/python benchmarks/outbox.py --write $(ARGS)
 
 .PHONY: lowest
 lowest: ## Run the suite on the oldest dependencies pyproject.toml allows

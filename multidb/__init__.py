@@ -94,6 +94,7 @@ from multidb.models import (
     NewUserProfile,
     NewUserSession,
     Order,
+    OutboxStats,
     Page,
     PoolUsage,
     PresenceEvent,
@@ -111,6 +112,7 @@ from multidb.models import (
     Session,
     StoreHealth,
     SystemLog,
+    UndeliveredEffect,
     Upload,
     Usage,
     UsageAnalytics,
@@ -135,8 +137,8 @@ from multidb.repositories.mongo import MongoRepository
 from multidb.repositories.postgres import PostgresRepository
 from multidb.repositories.redaction import Redact, Redactor
 from multidb.repositories.relations import BelongsTo, HasMany, HasOne, Relation, Through
+from multidb.repositories.unit_of_work import Transaction
 from multidb.settings import Settings
-from multidb.stores.postgres.ambient import Transaction
 from multidb.worker import Discard, Handlers, Run, Snooze, Worker
 
 __all__ = [
@@ -235,6 +237,7 @@ __all__ = [
     "NotFoundError",
     "NotOpenError",
     "Order",
+    "OutboxStats",
     "Page",
     "PoolUsage",
     "PostgresRepository",
@@ -266,6 +269,7 @@ __all__ = [
     "Transaction",
     "TransactionError",
     "UnavailableError",
+    "UndeliveredEffect",
     "Upload",
     "Usage",
     "UsageAnalytics",

@@ -44,6 +44,7 @@ from multidb.repositories.redaction import Redact, Redactor
 from multidb.repositories.repository import Repository, Resources
 from multidb.repositories.sessions import SessionRepository
 from multidb.repositories.system_logs import SystemLogRepository
+from multidb.repositories.unit_of_work import Transaction, Work
 from multidb.repositories.uploads import UploadRepository
 from multidb.repositories.usage_analytics import UsageAnalyticsRepository
 from multidb.repositories.user_activity_logs import UserActivityLogRepository
@@ -53,7 +54,6 @@ from multidb.repositories.users import UserRepository
 from multidb.settings import Settings
 from multidb.stores.cursor import CursorCodec
 from multidb.stores.mongo.client import MongoStore
-from multidb.stores.postgres.ambient import Transaction
 from multidb.stores.postgres.engine import PostgresStore
 from multidb.stores.postgres.transactions import Isolation, Options
 from multidb.stores.redis.client import RedisStore
@@ -138,6 +138,8 @@ class MultiDB:
         )
         for each in (*BUILT_IN, *repositories):
             self._repositories[each] = each(resources)
+        self._work = Work(resources)
+        self.outbox, self.relay = self._work.outbox, self._work.relay
         for each in BUILT_IN:
             setattr(self, each.entity(), self._repositories[each])
         self._requests = Requests(resources)
@@ -191,6 +193,8 @@ class MultiDB:
         is left open.
         """
         await self._connections.open()
+        if self.settings.relay:
+            self.relay.start()
 
     async def close(self) -> None:
         """Finish the calls under way, then close every connection. Idempotent; may be opened again."""
@@ -249,7 +253,8 @@ class MultiDB:
         It commits at the end of the block, and rolls back on an error, on a cancellation, and when
         `timeout` has passed before its end. Nested, it is a savepoint, and takes no options. It
         covers PostgreSQL alone: writes to MongoDB and Redis made inside happen at once, and stay
-        if it rolls back. `on_commit` of what the block gets runs a function after the commit.
+        if it rolls back. Called through what the block gets, `tx.system_logs.append(...)`, they
+        follow the commit for certain (`docs/outbox.md`). `tx.on_commit` runs a function after it.
         `actor` and `request_id` stand in the audit log beside what it changes.
 
         Raises: UnavailableError if the connection breaks: during the commit, whether it
@@ -260,7 +265,7 @@ class MultiDB:
         options = Options(
             isolation=isolation, read_only=read_only, timeout=timeout, actor=actor, request_id=request_id
         )
-        return self._connections.postgres.transactions.begin(options)
+        return self._work.begin(options)
 
     async def run_transaction(
         self,
@@ -293,9 +298,7 @@ class MultiDB:
         if not inspect.signature(work).parameters:
             alone = cast(Callable[[], Awaitable[R]], work)
             with_transaction = lambda _: alone()  # noqa: E731 - the same call, with what it ignores
-        return await self._connections.postgres.transactions.run(
-            with_transaction, attempts=attempts, options=options
-        )
+        return await self._work.run(with_transaction, attempts=attempts, options=options)
 
     def mongo_transaction(self) -> AbstractAsyncContextManager[None]:
         """Begin a MongoDB transaction that every repository of documents called in this task joins.

@@ -11,14 +11,16 @@ from typing import Any, Self
 
 from multidb.errors import ConfigurationError, MultiDBError, NotOpenError, StoreTimeoutError, UnavailableError
 from multidb.models.health import Health, StoreHealth
+from multidb.models.outbox import OutboxStats
 from multidb.settings import Settings
 from multidb.stores.completion import complete
 from multidb.stores.mongo.client import MongoStore
 from multidb.stores.postgres.engine import PostgresStore
+from multidb.stores.postgres.outbox_stats import outbox_stats
 from multidb.stores.redis.client import RedisStore
 from multidb.stores.store import Store
 
-__all__ = ["ConnectionManager", "check"]
+__all__ = ["ConnectionManager", "check", "waiting"]
 
 _log = logging.getLogger("multidb.connections")
 
@@ -103,8 +105,10 @@ class ConnectionManager:
         """Ask every store how it does, all at once, within `Settings.health_timeout`. Never raises."""
         async with asyncio.TaskGroup() as group:
             redis, mongo, postgres = (group.create_task(self._ask(store)) for store in self._stores)
+            outbox = group.create_task(self.ask_outbox())
         answers = {"postgres": postgres.result(), "mongo": mongo.result(), "redis": redis.result()}
-        return Health(ok=all(each.ok or not each.required for each in answers.values()), **answers)
+        ok = all(each.ok or not each.required for each in answers.values())
+        return Health(ok=ok, outbox=outbox.result(), **answers)
 
     async def _open_one(self, store: Store[Any]) -> MultiDBError | None:
         """Open a store; return what is wrong if it is required and does not answer."""
@@ -135,6 +139,14 @@ class ConnectionManager:
             _log.warning("%s is away, opening without it: %s", store.name, error)
             return None
         return error
+
+    async def ask_outbox(self) -> tuple[OutboxStats, ...] | None:
+        """Return what of the outbox waits for each store; None if PostgreSQL does not tell. Never raises."""
+        try:
+            async with asyncio.timeout(self.settings.health_timeout.total_seconds()):
+                return tuple(await outbox_stats(self.postgres))
+        except (MultiDBError, TimeoutError):
+            return None  # PostgreSQL's own health says why, or that there is no such table
 
     async def _ask(self, store: Store[Any]) -> StoreHealth:
         required = store.name not in self.settings.degradable_stores
@@ -172,6 +184,18 @@ async def check(settings: Settings) -> Health:
             except MultiDBError as error:
                 _log.warning("%s: %s", store.name, error)
         return await manager.health()
+    finally:
+        await complete(manager.close())
+
+
+async def waiting(settings: Settings) -> tuple[OutboxStats, ...] | None:
+    """Return what of the outbox waits for each store; None if PostgreSQL does not tell. Never raises."""
+    manager = ConnectionManager(settings)
+    try:
+        await manager.postgres.open()
+        return await manager.ask_outbox()
+    except MultiDBError:
+        return None
     finally:
         await complete(manager.close())
 

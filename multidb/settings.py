@@ -342,6 +342,12 @@ class Settings(PostgresSettings, MongoSettings):
     usage_flush_interval: Seconds = timedelta(seconds=2)
     usage_tallies: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
 
+    #: Whether this process delivers what transactions have promised to MongoDB and Redis, as `multidb relay`
+    #: does. Any number of processes may.
+    relay: bool = False
+    #: How often such an effect may fail before it is given up, until `multidb outbox retry` or `skip`.
+    relay_attempts: Annotated[int, Field(ge=1, le=1000)] = 10
+
     #: How long one loader may take before another may fill the same cache entry.
     cache_lease: Seconds = timedelta(seconds=10)
     #: How long a call waits for a loader of another process before it loads for itself.

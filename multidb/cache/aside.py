@@ -171,6 +171,10 @@ class CacheAside:
         """
         await self.invalidate([self.pattern(tag).key(values)])
 
+    async def invalidate_surely(self, keys: Collection[str]) -> None:
+        """Forget entries now, as the outbox has it done. Raises: UnavailableError."""
+        await self._marks.invalidate(keys)
+
     def changing(self, keys: Collection[str]) -> AbstractAsyncContextManager[None]:
         """Return what is to stand around a statement that changes the values of these entries."""
         return self._postgres.transactions.changing(self._marks, keys)

@@ -1,17 +1,21 @@
 """What the cache is told of commits: marks before them, taken back after them.
 
 A mark that could not be set, or not be taken back, is owed: its entries are not read here, and are
-invalidated as soon as Redis answers again. What is owed ends with the process. The place for what
-outlives it is `_Mark.begin`, which knows before COMMIT that Redis did not hear of it.
+invalidated as soon as Redis answers again. What is owed ends with the process. So what could not be marked
+is part of the commit too, in the outbox: whatever becomes of the process, a relay has it invalidated.
 """
 
 import asyncio
+import json
 import secrets
-from collections.abc import Collection
-from contextvars import Context
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 
 from multidb.errors import MultiDBError
+from multidb.models.ids import uuid7
+from multidb.stores.background import Background
+from multidb.stores.pauses import Pauses
+from multidb.stores.postgres.outbox import Told
 from multidb.stores.redis.client import RedisStore
 from multidb.stores.redis.commands import scripted
 from multidb.stores.redis.outage import Outage
@@ -21,7 +25,6 @@ __all__ = ["Marks"]
 _OPERATION = "cache.invalidate"
 #: The most entries that may be owed; the oldest are forgotten then, and live until they expire.
 _MOST_OWED = 10_000
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 
 
 class Marks:
@@ -34,22 +37,27 @@ class Marks:
         self._lives = int(lifetime.total_seconds() * 1000)
         #: By entry, the marks of it that are to be taken back; '' stands for none.
         self.owed: dict[str, set[str]] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._paying = Background(self._pay_all)
 
     def mark(self, keys: Collection[str]) -> "_Mark":
         """Return what is to stand around a commit. Raises: NotOpenError."""
         _ = self._redis.opened
         return _Mark(self, tuple(keys))
 
-    async def put(self, keys: Collection[str], token: str) -> None:
-        """Mark entries."""
+    async def put(self, keys: Collection[str], token: str) -> bool:
+        """Mark entries; return whether Redis has heard of it."""
         commands = [scripted("cache_mark", [key], [token, self._lives], repeatable=True) for key in keys]
         try:
             await self._redis.send(commands, operation=_OPERATION, insist=True)
         except MultiDBError as error:
             self._outage.began(error)
-        else:
-            self._outage.over()
+            return False
+        self._outage.over()
+        return True
+
+    async def invalidate(self, keys: Collection[str]) -> None:
+        """Invalidate entries. Raises: UnavailableError; nothing is owed then."""
+        await self._unmark({key: {""} for key in keys})
 
     async def take_back(self, keys: Collection[str], token: str = "") -> None:
         """Take marks back, and invalidate the entries. What does not reach Redis is owed."""
@@ -61,14 +69,11 @@ class Marks:
                 self.owed.setdefault(key, set()).add(token)
             while len(self.owed) > _MOST_OWED:
                 del self.owed[next(iter(self.owed))]
-            self._pay_later()
+            self._paying.begin()
 
     async def close(self) -> None:
         """Try once more what is owed, and give it up."""
-        task, self._task = self._task, None
-        if task is not None and task.get_loop() is asyncio.get_running_loop():
-            task.cancel()
-            await asyncio.wait([task])
+        await self._paying.end(within=0)
         if self.owed:
             await self._pay()
 
@@ -81,17 +86,10 @@ class Marks:
         await self._redis.send(commands, operation=_OPERATION, insist=True)
         self._outage.over()
 
-    def _pay_later(self) -> None:
-        loop = asyncio.get_running_loop()
-        if self._task is None or self._task.done() or self._task.get_loop() is not loop:
-            # In an empty context, for it is part of nobody's call.
-            self._task = loop.create_task(self._pay_all(), context=Context())
-
     async def _pay_all(self) -> None:
-        pause = _FIRST_PAUSE
+        pauses = Pauses(0.02, 1.0)
         while self.owed:
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            await asyncio.sleep(pauses.next())
             await self._pay()
 
     async def _pay(self) -> None:
@@ -117,8 +115,11 @@ class _Mark:
         self._keys = keys
         self._token = secrets.token_hex(8)
 
-    async def begin(self) -> None:
-        await self._marks.put(self._keys, self._token)
+    async def begin(self) -> Sequence[Told]:
+        if await self._marks.put(self._keys, self._token):
+            return ()
+        payload = json.dumps({"keys": self._keys})
+        return [Told(uuid7(), "redis", _OPERATION, payload, document=None, stream=None, tenant=None)]
 
     async def end(self) -> None:
         await self._marks.take_back(self._keys, self._token)

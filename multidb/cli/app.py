@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from multidb.cli import inspection, jobs, lifecycle, partitions, schema, schemas, shell, worker
+from multidb.cli import inspection, jobs, lifecycle, outbox, partitions, schema, schemas, shell, worker
 from multidb.cli.output import show_error
 from multidb.errors import MultiDBError
 
@@ -29,6 +29,7 @@ for command in (
     schema.init,
     schema.migrate,
     partitions.partitions,
+    outbox.relay,
     inspection.routes,
     inspection.logs,
     shell.shell,
@@ -38,6 +39,7 @@ for command in (
     app.command()(command)
 app.add_typer(schemas.schemas)
 app.add_typer(jobs.jobs)
+app.add_typer(outbox.outbox)
 
 
 def run() -> None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,7 +16,7 @@ import typer
 from multidb.cli.options import DEFAULT_DIRECTORY, AsJSON, BackendOption, Directory, settings_for
 from multidb.cli.output import show_table
 from multidb.errors import ConfigurationError
-from multidb.models import StoreHealth
+from multidb.models import OutboxStats, StoreHealth
 from multidb.settings import Settings
 from multidb.stack import SERVERS, STORE_OF, ServerName, ServerStatus, Stack, open_stack
 
@@ -33,11 +34,15 @@ def status(
     except ConfigurationError:  # nothing was started yet, and no settings say otherwise
         spared = frozenset()
     ok = all(service.state == "running" for service in services if STORE_OF[service.name] not in spared)
+    waiting = _outbox(directory) if services and services[0].state == "running" else None
     if as_json:
         shown = [_described(service) for service in services]
-        typer.echo(json.dumps({"backend": stack.backend, "services": shown, "ok": ok}, indent=2))
+        typer.echo(
+            json.dumps({"backend": stack.backend, "services": shown, **_told(waiting), "ok": ok}, indent=2)
+        )
     else:
         show_table(("service", "state", "pid", "port", "uptime"), [_row(service) for service in services])
+        _show_outbox(waiting)
         for service in services:
             if service.log_tail:
                 typer.echo(f"\n{service.name} crashed. Its last log lines:")
@@ -59,6 +64,7 @@ def health(directory: Directory = DEFAULT_DIRECTORY, as_json: AsJSON = False) ->
         stores = {"postgres": report.postgres, "mongo": report.mongo, "redis": report.redis}
         header = ("store", "health", "required", "round trip", "version", "role", "detail")
         show_table(header, [_health_row(name, store) for name, store in stores.items()])
+        _show_outbox(report.outbox)
     raise typer.Exit(0 if report.ok else 1)
 
 
@@ -88,6 +94,31 @@ def logs(
         return
     for name, line in _merged(stack, SERVERS, lines=lines) if follow else _in_turn(stack, lines=lines):
         typer.echo(f"{name:<8} | {line}")
+
+
+def _outbox(directory: Path) -> tuple[OutboxStats, ...] | None:
+    """Return what is not delivered, if PostgreSQL tells."""
+    from multidb.connections import waiting
+
+    try:
+        return asyncio.run(waiting(settings_for(directory, Settings)))
+    except ConfigurationError:
+        return None
+
+
+def _told(outbox: Sequence[OutboxStats] | None) -> dict[str, object]:
+    return {} if outbox is None else {"outbox": [each.model_dump(mode="json") for each in outbox]}
+
+
+def _show_outbox(outbox: Sequence[OutboxStats] | None) -> None:
+    """Say what of the outbox waits, if any does."""
+    for each in outbox or ():
+        if each.depth:
+            told = f"{each.failing} failing, {each.dead} dead" if each.failing or each.dead else "none failed"
+            typer.echo(
+                f"\noutbox: {each.depth:,} effects wait for {each.store}, the first for"
+                f" {each.lag.total_seconds():,.1f} s; {told}"
+            )
 
 
 def _described(service: ServerStatus) -> dict[str, object]:

@@ -45,6 +45,7 @@ from multidb.models.kanban import (
     NewKanbanCard,
     NewKanbanColumn,
 )
+from multidb.models.outbox import OutboxStats, UndeliveredEffect
 from multidb.models.page import Page
 from multidb.models.presence import PresenceEvent
 from multidb.models.prologue import Prologue
@@ -130,6 +131,7 @@ __all__ = [
     "NewUserProfile",
     "NewUserSession",
     "Order",
+    "OutboxStats",
     "Page",
     "PoolUsage",
     "PresenceEvent",
@@ -147,6 +149,7 @@ __all__ = [
     "Session",
     "StoreHealth",
     "SystemLog",
+    "UndeliveredEffect",
     "Upload",
     "Usage",
     "UsageAnalytics",

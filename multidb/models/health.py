@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Literal
 
 from multidb.models.entity import Model
+from multidb.models.outbox import OutboxStats
 
 __all__ = ["Health", "PoolUsage", "Role", "StoreHealth"]
 
@@ -44,3 +45,5 @@ class Health(Model):
     postgres: StoreHealth
     mongo: StoreHealth
     redis: StoreHealth
+    #: What commits have promised to MongoDB and Redis, undelivered; None where PostgreSQL does not tell.
+    outbox: tuple[OutboxStats, ...] | None = None

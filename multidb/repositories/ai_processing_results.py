@@ -12,9 +12,10 @@ from multidb.models.ai_processing_results import (
     NewAiProcessingResult,
 )
 from multidb.models.fields import utc_now
+from multidb.repositories.collection_effects import ResultEffects, checked_lines
 from multidb.repositories.mongo import MongoRepository
 from multidb.repositories.repository import checked_class, checked_id
-from multidb.stores.mongo.documents import decoded, encoded
+from multidb.stores.mongo.documents import Document
 
 __all__ = ["MAX_LOGS", "AiProcessingResultRepository"]
 
@@ -34,6 +35,7 @@ class AiProcessingResultRepository(
     c: ClassVar[AiProcessingResultFields]
     collection = "ai_processing_results"
     tenant = "company_id"
+    effects = ResultEffects
 
     async def record(self, new: NewAiProcessingResult) -> AiProcessingResult:
         """Store the result of a claim, and return what is stored then.
@@ -58,38 +60,34 @@ class AiProcessingResultRepository(
         """
         operation = self._operation("log")
         checked_id(id, operation)
-        company = self._company(operation)
-        added = []
-        for line in lines:
-            checked_class(AiProcessingLog, line, operation)
-            added.append(decoded(encoded(line.model_dump(), operation=operation)))
-        await self._upserted({"_id": id}, _logged(added[-MAX_LOGS:]), ("id",), operation, company)
+        change = self._logged(checked_lines(lines, operation))
+        await self._upserted({"_id": id}, change, ("id",), operation, self._company(operation))
 
-
-def _logged(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the change that adds these lines: a pipeline, for it depends on those that are there."""
-    there: dict[str, Any] = {"$ifNull": ["$logs", []]}
-    missing = {
-        "$filter": {
-            "input": {"$literal": lines},
-            "as": "line",
-            "cond": {"$not": {"$in": ["$$line.id", {"$ifNull": ["$logs.id", []]}]}},
-        }
-    }
-    ordered = {
-        "$sortArray": {"input": {"$concatArrays": [there, missing]}, "sortBy": {"timestamp": 1, "id": 1}}
-    }
-    now = utc_now()
-    return [
-        {
-            "$set": {
-                "logs": {"$slice": [ordered, -MAX_LOGS]},
-                "created_at": {"$ifNull": ["$created_at", now]},
-                "updated_at": {"$max": ["$updated_at", now]},
-                **{
-                    name: {"$ifNull": [f"${name}", 0]}
-                    for name in ("version", "lease", "input_tokens", "output_tokens", "cost_micros")
-                },
+    @staticmethod
+    def _logged(lines: list[Document]) -> list[Document]:
+        """Return the change that adds these lines: a pipeline, for it depends on those that are there."""
+        there: dict[str, Any] = {"$ifNull": ["$logs", []]}
+        missing = {
+            "$filter": {
+                "input": {"$literal": lines[-MAX_LOGS:]},
+                "as": "line",
+                "cond": {"$not": {"$in": ["$$line.id", {"$ifNull": ["$logs.id", []]}]}},
             }
         }
-    ]
+        ordered = {
+            "$sortArray": {"input": {"$concatArrays": [there, missing]}, "sortBy": {"timestamp": 1, "id": 1}}
+        }
+        now = utc_now()
+        return [
+            {
+                "$set": {
+                    "logs": {"$slice": [ordered, -MAX_LOGS]},
+                    "created_at": {"$ifNull": ["$created_at", now]},
+                    "updated_at": {"$max": ["$updated_at", now]},
+                    **{
+                        name: {"$ifNull": [f"${name}", 0]}
+                        for name in ("version", "lease", "input_tokens", "output_tokens", "cost_micros")
+                    },
+                }
+            }
+        ]

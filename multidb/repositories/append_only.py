@@ -1,13 +1,15 @@
 """`AppendOnlyRepository`: documents that never change, such as logs and events."""
 
 from collections.abc import AsyncIterable, Iterable
-from typing import Generic
+from typing import Any, ClassVar, Generic
 from uuid import UUID
 
 from typing_extensions import TypeVar
 
 from multidb.models.entity import Entity
 from multidb.repositories.chunks import Progress
+from multidb.repositories.document_effects import AppendEffects
+from multidb.repositories.effects import Effects
 from multidb.repositories.mongo_reader import MongoReader
 from multidb.repositories.repository import Resources
 from multidb.repositories.shared_inserts import SharedInserts
@@ -23,6 +25,8 @@ class AppendOnlyRepository(MongoReader[ModelT], Generic[ModelT]):
     The caller makes them whole, `id` included, so that one which is appended again after a lost
     answer is known.
     """
+
+    effects: ClassVar[type[Effects[Any]] | None] = AppendEffects
 
     def __init__(self, resources: Resources) -> None:
         super().__init__(resources)

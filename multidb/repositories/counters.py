@@ -6,6 +6,7 @@ from typing import Any, ClassVar, cast
 from multidb.errors import DataError, StoreName
 from multidb.models.counters import EndpointCount
 from multidb.repositories.counting import Counting
+from multidb.repositories.key_effects import CounterEffects
 from multidb.repositories.repository import MAX_PAGE, Repository, Resources, page_size
 from multidb.repositories.usage_analytics import UsageAnalyticsRepository
 
@@ -28,6 +29,7 @@ class CounterRepository(Repository):
 
     store: ClassVar[StoreName] = "redis"
     key = "counter:api_calls:{endpoint}:{date}"
+    effects = CounterEffects
     #: A day's endpoints by how often they were called.
     ranking = "counter:api_calls:{date}"
 
@@ -62,9 +64,8 @@ class CounterRepository(Repository):
         different counts are kept.
         """
         operation = self._operation("increment")
-        day = self._countable(endpoint, operation)
-        if type(by) is not int or not 1 <= by <= _MAX_BY:
-            raise DataError(f"`by` must be a whole number from 1 to {_MAX_BY}", operation=operation)
+        day = self._checked(endpoint, by, operation)
+        self._counting.check(endpoint, day, operation)
         await self._counting.add(endpoint, day, by)
 
     async def get(self, endpoint: str, day: date) -> int:
@@ -124,11 +125,17 @@ class CounterRepository(Repository):
 
     def _countable(self, endpoint: str, operation: str) -> date:
         """Return today if calls of `endpoint` may be counted now. Raises: as `increment`."""
-        _check_endpoint(endpoint, operation)
-        self._counter.key({"endpoint": endpoint, "date": date.min})  # or it would fail for all who wait
-        day = _today()
+        day = self._checked(endpoint, 1, operation)
         self._counting.check(endpoint, day, operation)
         return day
+
+    def _checked(self, endpoint: str, by: int, operation: str) -> date:
+        """Return the day that calls of an endpoint count to now. Raises: DataError."""
+        _check_endpoint(endpoint, operation)
+        if type(by) is not int or not 1 <= by <= _MAX_BY:
+            raise DataError(f"`by` must be a whole number from 1 to {_MAX_BY}", operation=operation)
+        self._counter.key({"endpoint": endpoint, "date": date.min})  # or it would fail for all who wait
+        return _today()
 
     def _note(self, endpoint: str, day: date) -> None:
         """Count a call, stored within a second. What is counted when the process is killed, is lost."""

@@ -9,14 +9,15 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
-from contextvars import Context
 from copy import copy
 from datetime import date, timedelta
 from itertools import count
 
 from multidb.errors import MultiDBError, NotOpenError, UnavailableError
 from multidb.repositories.repository import Resources
+from multidb.stores.background import Background
 from multidb.stores.redis.commands import Command, scripted
 from multidb.stores.redis.keys import KeyPattern
 from multidb.stores.redis.outage import Outage
@@ -51,7 +52,7 @@ class Counting:
         self._waiting: list[asyncio.Future[None]] = []
         #: The flush that is under way, or to be sent again.
         self._flush: list[Command] = []
-        self._task: asyncio.Task[None] | None = None
+        self._storing = Background(self._store_all)
         #: Flushes what was noted.
         self._later: asyncio.TimerHandle | None = None
         self._closing = asyncio.Event()
@@ -81,14 +82,18 @@ class Counting:
         if self._outage.is_on and len(self._counted) >= _MOST_KEPT and (endpoint, day) not in self._counted:
             raise UnavailableError("Redis is away, and too much is counted already", operation=operation)
 
+    async def add_numbered(self, endpoint: str, day: date, by: int, number: int) -> None:
+        """Store a count, unless one of this endpoint and day with this number, or a later one, was."""
+        count, day_of_all = self._commands(
+            "outbox", number, {(endpoint, day): by}, ranks=f"outbox {endpoint}"
+        )
+        await self._resources.redis.send([count, day_of_all], operation="counters.increment")
+
     def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         if self._later is not None:
             self._later.cancel()
             self._later = None
-        if self._task is None or self._task.done() or self._task.get_loop() is not loop:
-            # In an empty context, for it is part of nobody's call.
-            self._task = loop.create_task(self._store_all(), context=Context())
+        self._storing.begin()
 
     async def _store_all(self) -> None:
         waiting: list[asyncio.Future[None]] = []
@@ -117,17 +122,22 @@ class Counting:
     def _taken(self) -> list[Command]:
         """Return the commands that store what has been counted, which is then no more to be."""
         counted, self._counted = self._counted, Counter()
-        flush = str(next(self._numbers))
+        return self._commands(self._process, next(self._numbers), counted, ranks=self._process)
+
+    def _commands(
+        self, process: str, number: int, counted: Mapping[tuple[str, date], int], *, ranks: str
+    ) -> list[Command]:
+        flush = str(number)
         commands: list[Command] = []
         ranked: dict[date, list[str | int]] = {}
         for (endpoint, day), by in counted.items():
             key = self._counter.key({"endpoint": endpoint, "date": day})
-            added = self._process, flush, by, self._lifetime
+            added = process, flush, by, self._lifetime
             commands.append(scripted("counter_add", [key, f"{key}:flushes"], added, repeatable=True))
             ranked.setdefault(day, []).extend((endpoint, by))
         for day, pairs in ranked.items():
             key = self._ranking.key({"date": day})
-            added_to = self._process, flush, self._lifetime, *pairs
+            added_to = ranks, flush, self._lifetime, *pairs
             commands.append(scripted("counter_rank", [key, f"{key}:flushes"], added_to, repeatable=True))
         return commands
 
@@ -139,12 +149,7 @@ class Counting:
             self._later = None
         if self._flush or self._counted:
             self._run()
-        if self._task is not None:
-            timeout = self._resources.settings.close_timeout.total_seconds()
-            await asyncio.wait([self._task], timeout=timeout)
-            self._task.cancel()
-            await asyncio.wait([self._task])
-        self._task = None
+        await self._storing.end(within=self._resources.settings.close_timeout.total_seconds())
         self._closing = asyncio.Event()
         if self._flush or self._counted:
             _log.warning(

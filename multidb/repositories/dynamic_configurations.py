@@ -19,11 +19,12 @@ from multidb.models.dynamic_configurations import (
 )
 from multidb.models.fields import utc_now
 from multidb.models.ids import uuid7
+from multidb.repositories.collection_effects import ConfigurationEffects
 from multidb.repositories.configuration_watch import MISSING, ConfigurationWatch, decoded_value
 from multidb.repositories.mongo_reader import MongoReader
 from multidb.repositories.repository import checked_id
 from multidb.stores.mongo.documents import Document, decoded, encoded
-from multidb.stores.mongo.errors import ID_ALONE
+from multidb.stores.mongo.errors import ID_ALONE, Unique
 
 __all__ = ["MAX_HISTORY", "MAX_VALUE", "DynamicConfigurationRepository"]
 
@@ -34,7 +35,6 @@ D = TypeVar("D")
 MAX_HISTORY = 100
 MAX_VALUE = 100_000
 
-_UNIQUE = {**ID_ALONE, "key_company_id": ("key", "company_id")}
 _KEY = TypeAdapter[str](ConfigurationKey)
 #: How often a value is set again that met another one of its key.
 _TRIES = 10
@@ -47,6 +47,9 @@ class DynamicConfigurationRepository(MongoReader[DynamicConfiguration]):
     collection = "dynamic_configurations"
     order_by = "key"
     tenant = "company_id"
+    effects = ConfigurationEffects
+
+    _unique: ClassVar[Unique] = {**ID_ALONE, "key_company_id": ("key", "company_id")}
 
     @overload
     async def value(self, key: str, kind: type[T]) -> T: ...
@@ -94,12 +97,12 @@ class DynamicConfigurationRepository(MongoReader[DynamicConfiguration]):
         value has no JSON, or takes more than 100,000 bytes.
         """
         operation = self._operation("set")
+        if version is not None and (type(version) is not int or not 0 <= version < 2**63):
+            raise DataError("`version` must be a whole number from 0", operation=operation)
         query = self._own(key, operation)
         if version is not None:
-            if type(version) is not int or not 0 <= version < 2**63:
-                raise DataError("`version` must be a whole number from 0", operation=operation)
             query["version"] = version
-        change = _set(_stored(key, value, by, operation))
+        change = self._setting(_stored(key, value, by, operation))
         for attempt in range(1, _TRIES + 1):
             try:
                 document = await self._resources.mongo.change_one(
@@ -108,7 +111,7 @@ class DynamicConfigurationRepository(MongoReader[DynamicConfiguration]):
                     change,
                     upsert=not version,
                     operation=operation,
-                    unique=_UNIQUE,
+                    unique=self._unique,
                 )
             except AlreadyExistsError as error:
                 # Another call made it meanwhile; or it is there, in another version.
@@ -189,6 +192,41 @@ class DynamicConfigurationRepository(MongoReader[DynamicConfiguration]):
             "company_id": {"$eq": self._company(operation)},
         }
 
+    def _entry(self, key: str, value: Any, by: str | None, operation: str) -> Document:
+        """Return a version to be, without its number. Raises: DataError."""
+        self._own(key, operation)  # which checks the key
+        return _stored(key, value, by, operation)
+
+    @staticmethod
+    def _setting(entry: Document) -> list[Document]:
+        """Return what makes `entry` the present: a pipeline, for its number follows the last one."""
+        version: Document = {"$add": [{"$ifNull": ["$version", 0]}, 1]}
+        now = entry["set_at"]
+        return [
+            {
+                "$set": {
+                    "_id": {"$ifNull": ["$_id", uuid7()]},
+                    "version": version,
+                    "value": {"$literal": entry["value"]},
+                    "created_at": {"$ifNull": ["$created_at", now]},
+                    "updated_at": {"$max": ["$updated_at", now]},
+                    "history": {
+                        "$slice": [
+                            {
+                                "$concatArrays": [
+                                    {"$ifNull": ["$history", []]},
+                                    [{"$mergeObjects": [{"$literal": entry}, {"version": version}]}],
+                                ]
+                            },
+                            -MAX_HISTORY,
+                        ]
+                    },
+                }
+            },
+            # An upsert has it from the query, and everybody's entries have none.
+            {"$set": {"company_id": {"$ifNull": ["$company_id", "$$REMOVE"]}}},
+        ]
+
     async def _overtaken(self, key: str, operation: str) -> ConflictError:
         entry = await self.by_key(key)
         version = 0 if entry is None else entry.version
@@ -225,33 +263,3 @@ def _stored(key: str, value: Any, by: str | None, operation: str) -> Document:
             operation=operation,
         )
     return decoded(document)
-
-
-def _set(entry: Document) -> list[Document]:
-    """Return the change that makes `entry` the present: a pipeline, for its number follows the last one."""
-    version: Document = {"$add": [{"$ifNull": ["$version", 0]}, 1]}
-    now = entry["set_at"]
-    return [
-        {
-            "$set": {
-                "_id": {"$ifNull": ["$_id", uuid7()]},
-                "version": version,
-                "value": {"$literal": entry["value"]},
-                "created_at": {"$ifNull": ["$created_at", now]},
-                "updated_at": {"$max": ["$updated_at", now]},
-                "history": {
-                    "$slice": [
-                        {
-                            "$concatArrays": [
-                                {"$ifNull": ["$history", []]},
-                                [{"$mergeObjects": [{"$literal": entry}, {"version": version}]}],
-                            ]
-                        },
-                        -MAX_HISTORY,
-                    ]
-                },
-            }
-        },
-        # An upsert has it from the query, and everybody's entries have none.
-        {"$set": {"company_id": {"$ifNull": ["$company_id", "$$REMOVE"]}}},
-    ]

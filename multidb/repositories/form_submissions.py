@@ -8,6 +8,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from multidb.errors import DataError, NotFoundError
 from multidb.models.form_submissions import FormSubmission, FormSubmissionFields, NewFormSubmission
 from multidb.repositories.answers import FormValidators
+from multidb.repositories.collection_effects import SubmissionEffects
 from multidb.repositories.criteria import some
 from multidb.repositories.forms import FormRepository
 from multidb.repositories.mongo_reader import MongoReader
@@ -29,6 +30,7 @@ class FormSubmissionRepository(MongoReader[FormSubmission]):
     collection = "form_submissions"
     order_by = "-submitted_at"
     tenant = "company_id"
+    effects = SubmissionEffects
 
     def __init__(self, resources: Resources) -> None:
         super().__init__(resources)

@@ -31,7 +31,6 @@ __all__ = [
     "LIMIT",
     "LIMITS",
     "LOCK_LIMITS",
-    "NOTIFY",
     "NOW",
     "PROGRESS",
     "PRUNE",
@@ -378,11 +377,6 @@ STATS = _statement(
         GROUP BY c.queue, q.at_most, q.at_most_per_key ORDER BY c.queue"""
 )
 
-#: Its commit waits for no disk: what a server that dies has not told, the workers find.
-NOTIFY = _statement(
-    f"""SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', payload)
-        FROM unnest(:payloads) AS payload"""
-)
 #: Whether COPY may be used, which PostgreSQL refuses where row level security holds for the login; and
 #: the time, by the clock that says what is due.
 HOW = _statement(f"SELECT NOT row_security_active('ai_processing_jobs') AS copies, {_NOW} AS now")

@@ -14,11 +14,14 @@ from multidb.models.fields import utc_now
 from multidb.repositories.chunks import Progress
 from multidb.repositories.criteria import some
 from multidb.repositories.declaration import changes_of, check_fields, check_kept, new_of
+from multidb.repositories.document_effects import DocumentEffects
+from multidb.repositories.effects import Effects
 from multidb.repositories.mongo_reader import MongoReader
 from multidb.repositories.repository import (
     Resources,
     changed_values,
     check_fence,
+    check_version,
     checked_class,
     checked_id,
     misdeclared,
@@ -54,6 +57,8 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
     many are not together. Inside `db.tenant(...)` a document of another company is neither seen nor
     changed, and none can be added.
     """
+
+    effects: ClassVar[type[Effects[Any]] | None] = DocumentEffects
 
     #: Which fields each unique index is about, for the errors and for `upsert`.
     unique: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -160,14 +165,8 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
         company = self._company(operation)
         names = self._index(on, operation)
         document = decoded(self._new(new, operation, company))
-        query = {stored_name(name): {"$eq": document.get(stored_name(name))} for name in names}
         given = new.model_fields_set - {*names, "id"}
-        values = {name: document.get(name) for name in given}
-        # Of a new document both times are the same moment.
-        change = self._change(values, operation, at=document["updated_at"])
-        kept = {*given, *query, "updated_at", "version"}
-        change["$setOnInsert"] = {name: value for name, value in document.items() if name not in kept}
-        return await self._upserted(query, change, names, operation, company)
+        return await self._upserted(*self._upserting(document, names, given), names, operation, company)
 
     async def put(self, new: NewT, *, version: int) -> ModelT:
         """Store a document at this version, or replace the one with its id; return what is there then.
@@ -182,36 +181,9 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
         """
         operation = self._operation("put")
         company = self._company(operation)
-        if type(version) is not int or not 1 <= version < 2**63:
-            raise DataError("`version` must be a whole number from 1", operation=operation)
+        check_version(version, operation)
         document = decoded(self._new(new, operation, company))
-        id = document.pop("_id")
-        initial = {name: document.pop(name) for name in ("created_at", *self._initial) if name in document}
-        change = {
-            "$set": {**document, "version": version},
-            "$setOnInsert": initial,
-            "$unset": dict.fromkeys(self._absent - document.keys() - self._initial.keys(), ""),
-        }
-        query = {"_id": id, "version": {"$lt": version}}
-        if self._resources.mongo.transactions.current() is not None:
-            # What is refused in a transaction is the end of it.
-            there = await self._shared.load(id, company)
-            if there is not None and there.version >= version:
-                return there
-        for attempt in range(1, _TRIES + 1):
-            try:
-                return await self._upserted(query, change, (), operation, company)
-            except AlreadyExistsError as error:
-                if error.columns != ("id",):
-                    raise
-                # This version stands there already, or a later one. Or a company's that is not seen; or
-                # an earlier one that was added just now, which the next try replaces.
-                there = await self._shared.load(id, company)
-                if there is not None and there.version >= version:
-                    return there
-                if attempt == _TRIES:
-                    raise
-        raise AssertionError("unreachable")
+        return await self._upserted(*self._putting(document, version), ("id",), operation, company)
 
     async def delete(self, id: UUID, *, version: int | None = None) -> bool:
         """Delete the document; return whether it was there. Idempotent.
@@ -318,6 +290,31 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
             # A process whose clock is behind does not set it back.
             "$max": {"updated_at": at or utc_now()},
         }
+
+    def _upserting(
+        self, document: Document, names: Sequence[str], given: Iterable[str]
+    ) -> tuple[Query, Change]:
+        """Return what finds a document by these fields, and what changes those given or makes one."""
+        query = {stored_name(name): {"$eq": document.get(stored_name(name))} for name in names}
+        values = {name: document.get(name) for name in given}
+        # Of a new document both times are the same moment.
+        change = self._change(values, self._operation("upsert"), at=document["updated_at"])
+        kept = {*given, *query, "updated_at", "version"}
+        change["$setOnInsert"] = {name: value for name, value in document.items() if name not in kept}
+        return query, change
+
+    def _putting(self, document: Document, version: int) -> tuple[Query, Change]:
+        """Return what finds a document by its id, and what puts it at a version unless it has a later one."""
+        once = {"created_at", *self._initial}
+        values = {name: {"$literal": value} for name, value in document.items() if name != "_id"}
+        later: Document = {name: value for name, value in values.items() if name not in once}
+        later |= dict.fromkeys(self._absent - values.keys() - once, "$$REMOVE") | {"version": version}
+        is_new: Document = {"$eq": [{"$type": "$version"}, "missing"]}
+        is_later: Document = {"$lt": [{"$ifNull": ["$version", 0]}, version]}
+        change = {name: {"$cond": [is_later, value, f"${name}"]} for name, value in later.items()}
+        for name in once & values.keys():
+            change[name] = {"$cond": [is_new, values[name], f"${name}"]}
+        return {"_id": document["_id"]}, [{"$set": change}]
 
     async def _change_one(
         self, query: Query, change: Change, operation: str, company: UUID | None, *, upsert: bool = False

@@ -138,7 +138,7 @@ class PostgresReader(Repository, Generic[ModelT]):
             )
             if row is not None and not self._is_of(company, row):
                 row = None
-        return row if row is None else (await self._including([row], include, operation))[0]
+        return row if row is None or not include else (await self._including([row], include, operation))[0]
 
     async def fetch(self, id: UUID, *, include: Sequence[str] = ()) -> ModelT:
         """Return the row with this id, as `get` does.

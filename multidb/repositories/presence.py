@@ -16,7 +16,6 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import suppress
-from contextvars import Context
 from datetime import UTC, datetime
 from itertools import islice
 from random import getrandbits
@@ -27,6 +26,7 @@ from multidb.errors import DataError, MultiDBError, NotOpenError, StoreName
 from multidb.models.ids import uuid7
 from multidb.models.presence import PresenceEvent
 from multidb.repositories.repository import Repository, Resources, checked_id, validated
+from multidb.stores.background import Background
 from multidb.stores.redis.commands import Command, scripted
 from multidb.stores.redis.outage import Outage
 
@@ -66,7 +66,7 @@ class PresenceRepository(Repository):
         self._registers = [register.key({"register": number}) for number in range(_REGISTERS)]
         #: By the key of its events, on which their ids are told, the number of a register.
         self._told = {f"{each}:events": number for number, each in enumerate(self._registers)}
-        self._sweeper: asyncio.Task[None] | None = None
+        self._sweeping = Background(self._sweep_on)
         self._wanted = asyncio.Event()
         #: How often somebody has left here, and how often by the beginning of the last sweep.
         self._leaves = self._swept = 0
@@ -95,7 +95,7 @@ class PresenceRepository(Repository):
         operation = self._operation("beat")
         commands = self._beat(user_id, device, operation)
         await self._try(commands, operation)
-        self._sweep_later()
+        self._sweeping.begin()
 
     async def leave(self, user_id: UUID, *, device: str) -> None:
         """Say that a user is gone from a device. One round trip; idempotent. Raises: as `beat`."""
@@ -111,7 +111,7 @@ class PresenceRepository(Repository):
         await self._try(commands, operation)
         self._leaves += 1
         self._wanted.set()
-        self._sweep_later()
+        self._sweeping.begin()
 
     async def online(self, user_ids: Iterable[UUID]) -> set[UUID]:
         """Return those of the users who are there. One round trip, for 10,000 users as for one."""
@@ -143,7 +143,7 @@ class PresenceRepository(Repository):
         operation = self._operation("watch")
         places = None if after is None else self._resources.cursors.decode(after, query=b"presence.watch")
         async with self._redis.listen(*self._told, operation=operation) as messages:
-            self._sweep_later()
+            self._sweeping.begin()
             if places is None:
                 places = await self._ends(operation)
             behind: Iterable[int] = range(_REGISTERS)
@@ -220,7 +220,7 @@ class PresenceRepository(Repository):
         """Have a user entered, soon, of whom a device was noted already."""
         self._arrivals.add(user_id)
         self._wanted.set()
-        self._sweep_later()
+        self._sweeping.begin()
 
     async def _enter(self) -> None:
         """Enter those who have arrived. Whom it is cancelled or fails for, stays to be entered."""
@@ -286,12 +286,6 @@ class PresenceRepository(Repository):
             if len(found) < _BATCH:
                 return
 
-    def _sweep_later(self) -> None:
-        loop = asyncio.get_running_loop()
-        if self._sweeper is None or self._sweeper.done() or self._sweeper.get_loop() is not loop:
-            # In an empty context, for it is part of nobody's call.
-            self._sweeper = loop.create_task(self._sweep_on(), context=Context())
-
     async def _sweep_on(self) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time() + self._timeout / 4
@@ -312,14 +306,12 @@ class PresenceRepository(Repository):
 
     async def _stop(self) -> None:
         """Stop sweeping; who came or left just now is told of first."""
-        if self._sweeper is not None and self._sweeper.get_loop() is asyncio.get_running_loop():
-            self._sweeper.cancel()
-            await asyncio.wait([self._sweeper])
+        if await self._sweeping.end(within=0):
             with suppress(MultiDBError):  # others will
                 await self._enter()
                 if self._leaves != self._swept:
                     await self.sweep()
-        self._sweeper, self._wanted, self._swept = None, asyncio.Event(), self._leaves
+        self._wanted, self._swept = asyncio.Event(), self._leaves
         self._arrivals.clear()
 
 

@@ -13,6 +13,7 @@ from multidb.errors import DataError, InvalidCursorError, MultiDBError
 from multidb.models.fields import utc_now
 from multidb.models.realtime_events import RealtimeEvent
 from multidb.repositories.append_only import AppendOnlyRepository
+from multidb.repositories.collection_effects import EventEffects
 from multidb.repositories.event_feed import EventFeed, Listener
 from multidb.repositories.paging import Place
 from multidb.repositories.repository import Resources, checked_id, known_value
@@ -37,6 +38,7 @@ class RealtimeEventRepository(AppendOnlyRepository[RealtimeEvent]):
 
     collection = "realtime_events"
     order_by = "-timestamp"
+    effects = EventEffects
 
     def __init__(self, resources: Resources) -> None:
         super().__init__(resources)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from multidb.cache.aside import CacheAside
 from multidb.errors import ConfigurationError, ConflictError, DataError, StoreName
+from multidb.repositories.effects import Effects
 from multidb.repositories.redaction import Redact, Redactor
 from multidb.settings import Settings
 from multidb.stores.cursor import CursorCodec
@@ -27,6 +28,7 @@ __all__ = [
     "Resources",
     "changed_values",
     "check_fence",
+    "check_version",
     "checked_class",
     "checked_id",
     "known_fields",
@@ -90,6 +92,8 @@ class Repository(ABC):
     """One entity's calls on one store. Subclasses declare; `MultiDB` wires."""
 
     store: ClassVar[StoreName]
+    #: What of it a transaction on PostgreSQL offers, to be done after the commit; None for nothing.
+    effects: ClassVar[type[Effects[Any]] | None] = None
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
@@ -272,6 +276,12 @@ def check_fence(fence: int | None, operation: str) -> None:
     """Raise: DataError if `fence` is no number that a lock gives."""
     if fence is not None and (type(fence) is not int or fence < 0):
         raise DataError("`fence` must be the whole number that a lock gave", operation=operation)
+
+
+def check_version(version: int, operation: str) -> None:
+    """Raise: DataError if `version` is no number that a document can be put at."""
+    if type(version) is not int or not 1 <= version < 2**63:
+        raise DataError("`version` must be a whole number from 1", operation=operation)
 
 
 def checked_class(model: type[BaseModel], value: object, operation: str) -> None:

@@ -14,7 +14,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from contextvars import Context
 from datetime import datetime
 from typing import NamedTuple, TypeAlias, cast
 from uuid import UUID
@@ -24,6 +23,8 @@ from multidb.models.sessions import Session
 from multidb.models.user_sessions import NewUserSession, UserSessionChanges
 from multidb.repositories.repository import Resources
 from multidb.repositories.user_sessions import UserSessionRepository
+from multidb.stores.background import Background
+from multidb.stores.pauses import Pauses
 
 __all__ = ["Ended", "Entry", "SessionHistory", "Started"]
 
@@ -31,9 +32,6 @@ _log = logging.getLogger("multidb.sessions")
 
 _MAX_NOTED = 10_000
 _BATCH = 500
-#: Before PostgreSQL is tried again, in seconds: doubled each time.
-_FIRST_PAUSE = 0.1
-_LONGEST_PAUSE = 5.0
 
 
 class Started(NamedTuple):
@@ -63,7 +61,7 @@ class SessionHistory:
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
         self._noted: deque[Entry] = deque()
-        self._task: asyncio.Task[None] | None = None
+        self._writing = Background(self._write_all)
         #: Set while it drains: PostgreSQL is tried once more, and not waited for.
         self._closing = asyncio.Event()
         #: Entries that will never be written: there was no room, or no such user.
@@ -76,7 +74,7 @@ class SessionHistory:
         while len(self._noted) > _MAX_NOTED:
             self._noted.popleft()
             self._lose("PostgreSQL is away for too long, and the oldest are dropped")
-        self._run()
+        self._writing.begin()
 
     def noting(self) -> Callable[[Iterable[Entry]], None]:
         """Return what notes entries once the ambient transaction has committed; outside of one, at once.
@@ -96,26 +94,19 @@ class SessionHistory:
 
         return later
 
-    def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        if self._noted and (self._task is None or self._task.done() or self._task.get_loop() is not loop):
-            # In an empty context, for it is part of nobody's transaction.
-            self._task = loop.create_task(self._write_all(), context=Context())
-
     async def _write_all(self) -> None:
-        pause = _FIRST_PAUSE
+        pauses = Pauses(0.1, 5.0)
         while self._noted:
             batch = [self._noted.popleft() for _ in range(min(_BATCH, len(self._noted)))]
             try:
                 await self._write(batch)
-                pause = _FIRST_PAUSE
+                pauses.restart()
             except (UnavailableError, NotOpenError):
                 self._noted.extendleft(reversed(batch))
                 if self._closing.is_set():
                     return
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._closing.wait(), pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                    await asyncio.wait_for(self._closing.wait(), pauses.next())
             except BaseException:
                 self._noted.extendleft(reversed(batch))
                 raise
@@ -155,13 +146,8 @@ class SessionHistory:
     async def _drain(self) -> None:
         """Write what is left, within `Settings.close_timeout`."""
         self._closing.set()
-        self._run()
-        if self._task is not None:
-            timeout = self._resources.settings.close_timeout.total_seconds()
-            await asyncio.wait([self._task], timeout=timeout)
-            self._task.cancel()
-            await asyncio.wait([self._task])
-        self._task = None
+        self._writing.begin()
+        await self._writing.end(within=self._resources.settings.close_timeout.total_seconds())
         self._closing = asyncio.Event()
         while self._noted:
             self._noted.popleft()

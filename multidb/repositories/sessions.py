@@ -9,6 +9,7 @@ from uuid import UUID
 from multidb.errors import NotFoundError, StoreName
 from multidb.models.ids import uuid7
 from multidb.models.sessions import Session
+from multidb.repositories.key_effects import SessionEffects
 from multidb.repositories.repository import Repository, Resources, checked_id
 from multidb.repositories.session_history import Ended, SessionHistory, Started
 from multidb.repositories.session_tokens import Token
@@ -48,6 +49,7 @@ class SessionRepository(Repository):
     store: ClassVar[StoreName] = "redis"
     #: The user's index. Each session has its own key under the same hash tag.
     key = "session:user:{user_id}"
+    effects = SessionEffects
 
     def __init__(self, resources: Resources) -> None:
         super().__init__(resources)
@@ -176,11 +178,16 @@ class SessionRepository(Repository):
         checked_id(user_id, operation)
         if except_ is not None:
             checked_id(except_, operation)
+        return await self._revoke_all(user_id, except_)
+
+    async def _revoke_all(self, user_id: UUID, but: UUID | None, *, before: datetime | None = None) -> int:
+        """End a user's sessions, or those that began up to a moment, and return how many."""
         index = self._index_key.key({"user_id": user_id})
+        until = "" if before is None else int(before.timestamp() * 1000)
         count, now = await self._redis.run(
-            "session_revoke_all", [index], [str(except_ or "")], operation=operation
+            "session_revoke_all", [index], [str(but or ""), until], operation=self._operation("revoke_all")
         )
-        self._history.note([Ended(user_id, to_moment(now), "revoked", but=except_)])
+        self._history.note([Ended(user_id, before or to_moment(now), "revoked", but=but)])
         return int(count)
 
     async def _use(self, token: str, new: Token | None, name: str) -> Session | None:

@@ -19,6 +19,7 @@ from multidb.errors import (
 from multidb.models.documents import Document, NewDocument
 from multidb.models.uploads import Upload
 from multidb.repositories.documents import DocumentRepository
+from multidb.repositories.key_effects import UploadEffects
 from multidb.repositories.repository import (
     Repository,
     Resources,
@@ -47,6 +48,7 @@ class UploadRepository(Repository):
 
     store: ClassVar[StoreName] = "redis"
     key = "temp:upload:{upload_id}"
+    effects = UploadEffects
 
     def __init__(self, resources: Resources) -> None:
         super().__init__(resources)

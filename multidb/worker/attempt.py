@@ -14,6 +14,7 @@ from multidb.models.ai_processing_results import NewAiProcessingResult
 from multidb.models.jobs import Backoff
 from multidb.models.system_logs import LogLevel
 from multidb.repositories.job_endings import LOST, Ending, checked_delay, error_text
+from multidb.stores.pauses import Pauses
 from multidb.worker.handlers import Discard, Handler, Snooze
 from multidb.worker.held import Held
 from multidb.worker.run import Run
@@ -21,8 +22,6 @@ from multidb.worker.run import Run
 __all__ = ["Attempt"]
 
 _log = logging.getLogger("multidb.worker")
-
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
 class Attempt:
@@ -149,7 +148,7 @@ class Attempt:
 
     async def _recorded(self, ending: Ending, result: Any) -> Ending:
         """Store the result, the error and the log, and return the ending that follows from it."""
-        pause = _FIRST_PAUSE
+        pauses = Pauses()
         while True:
             try:
                 await self._record(ending, result)
@@ -165,8 +164,7 @@ class Attempt:
                 return ending  # which the job itself keeps too, and which must not wait for MongoDB
             if self._held.reason is not None:
                 return self._stopped()
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            await asyncio.sleep(pauses.next())
 
     async def _record(self, ending: Ending, result: Any) -> None:
         await self._run.store_log()

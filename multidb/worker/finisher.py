@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from multidb.client import MultiDB
 from multidb.errors import MultiDBError
 from multidb.repositories.job_endings import Ending
+from multidb.stores.pauses import Pauses
 from multidb.worker.held import Held
 
 __all__ = ["Finisher"]
@@ -15,7 +16,6 @@ _log = logging.getLogger("multidb.worker")
 
 #: Endings a round trip.
 _TOGETHER = 1000
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
 class Finisher:
@@ -52,7 +52,7 @@ class Finisher:
     async def _store(self, some: Sequence[tuple[Held, Ending]]) -> None:
         """Store endings, again and again while PostgreSQL is away and the claims may still stand."""
         loop = asyncio.get_running_loop()
-        pause = _FIRST_PAUSE
+        pauses = Pauses()
         while some:
             try:
                 over = await self._db.jobs.finish([ending for _, ending in some])
@@ -62,8 +62,7 @@ class Finisher:
                 for held in {held for held, _ in some} - {held for held, _ in standing}:
                     self._stored(held)
                 some = standing
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                await asyncio.sleep(pauses.next())
                 continue
             if over:
                 _log.warning("%d jobs were other workers' by now, and are theirs to finish", len(over))

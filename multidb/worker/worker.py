@@ -20,6 +20,7 @@ from multidb.models.ids import uuid7
 from multidb.repositories.job_wakeups import CANCEL
 from multidb.repositories.repository import MAX_PAGE
 from multidb.stores.completion import complete
+from multidb.stores.pauses import Pauses
 from multidb.worker.attempt import Attempt
 from multidb.worker.finisher import Finisher
 from multidb.worker.handlers import Function, Handlers
@@ -39,7 +40,6 @@ _GATHERED = 0.005
 _UNSTORED = 20
 #: Old jobs that are deleted before lost ones are looked for again.
 _PRUNED = 10 * MAX_PAGE
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
 class Worker:
@@ -180,7 +180,7 @@ class Worker:
             self.stop()
 
     async def _claim_on(self) -> None:
-        pause = _FIRST_PAUSE
+        pauses = Pauses()
         while not self._stopping.is_set():
             if not self._room():
                 self._freed.clear()
@@ -194,10 +194,9 @@ class Worker:
                 if not error.retryable:
                     raise
                 _log.warning("no jobs can be claimed, and it is tried again: %s", error)
-                await self._nap(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                await self._nap(pauses.next())
                 continue
-            pause = _FIRST_PAUSE
+            pauses.restart()
             if idle:
                 await self._nap(self._poll * random.uniform(0.8, 1.2))  # noqa: S311 - it spreads, and is no secret
 

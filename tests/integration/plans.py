@@ -16,7 +16,7 @@ from .postgres import Connection, raw, sees
 
 __all__ = ["BIG", "COMPANY", "Sent", "fill", "id_of", "listening", "nodes", "plan", "scans", "sorts"]
 
-#: Rows a table, 13 of them.
+#: Rows a table, 14 of them.
 ROWS = 16_000
 #: The companies that have any, ten rows of each table; but every twentieth row is COMPANY's.
 COMPANIES = 1_600
@@ -101,6 +101,14 @@ _TABLES = {
         "ts, id, company_id, actor, action, entity, entity_id",
         """now() - n * interval '1 minute', id(documents, n), company(n), 'actor ' || n % 500, 'update',
         'documents', id(documents, n / 8)""",
+    ),
+    "outbox": (
+        "id, store, effect, payload, document, stream, attempts, error, dead_at",
+        """id(documents, n), CASE WHEN n % 2 = 0 THEN 'redis' ELSE 'mongo' END, 'uploads.abort',
+        jsonb_build_object('id', CASE WHEN n % 500 <> 4 THEN id(documents, n) END),
+        sha512(n::text::bytea), CASE WHEN n % 4 = 0 THEN 's/' || n / 40 END,
+        CASE WHEN n % 100 < 2 THEN 1 ELSE 0 END, CASE WHEN n % 100 < 2 THEN 'it failed' END,
+        CASE WHEN n % 200 < 2 THEN now() END""",
     ),
 }
 

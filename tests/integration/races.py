@@ -66,8 +66,8 @@ async def without_marks(settings: Settings, between: Between) -> AsyncIterator[U
     """Entries are invalidated after the commit alone."""
     async with users(settings, between) as subject:
 
-        async def put(keys: Collection[str], token: str) -> None:
-            pass
+        async def put(keys: Collection[str], token: str) -> bool:
+            return True
 
         subject.db.cache._marks.put = put  # type: ignore[method-assign]
         yield subject

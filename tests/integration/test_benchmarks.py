@@ -12,6 +12,7 @@ from benchmarks import (
     job_sides,
     jobs,
     mongo,
+    outbox,
     postgres,
     reads,
     redis,
@@ -82,6 +83,15 @@ async def test_redis_is_measured(multidb_settings: Settings, monkeypatch: pytest
     assert sum(line.startswith("## ") for line in lines) == len(redis.SECTIONS)
     for work in ("GET", "SET", "EVALSHA", "users.get", "locks.document", "request"):
         assert sum(line.startswith(f"| {work} |") for line in lines) == 2, work
+
+
+@pytest.mark.mongo
+async def test_the_outbox_is_measured(multidb_settings: Settings):
+    sizes = outbox.Sizes(effects=20, rounds=1, delays=3, commits=2)
+    lines = await outbox.measure(multidb_settings, sizes)
+    assert sum(line.startswith("## ") for line in lines) == len(outbox.SECTIONS)
+    for name in outbox.KINDS:
+        assert sum(line.startswith(f"| {name} |") for line in lines) == 1, name
 
 
 async def test_the_cache_is_measured(multidb_settings: Settings, monkeypatch: pytest.MonkeyPatch):

@@ -212,7 +212,7 @@ async def test_a_savepoint_released_as_its_caller_is_cancelled_keeps_its_invalid
                 current.cancel()
         assert current is not None
         current.uncancel()
-        assert [list(keys) for keys in outer.changed.values()] == [[key_of(db, user)]]
+        assert [list(keys) for keys in outer._transaction.changed.values()] == [[key_of(db, user)]]
     assert (await db.users.fetch(user.id)).name == "New"
 
 
@@ -223,7 +223,7 @@ async def test_a_savepoint_rolled_back_forgets_its_invalidation(db: MultiDB, use
             async with db.transaction():
                 await db.users.update(user.id, name="Never")
                 raise KeyError
-        assert outer.changed == {}
+        assert outer._transaction.changed == {}
     assert (await stored(db, user) or b"").startswith(b"V")
 
 

@@ -137,7 +137,7 @@ async def test_a_commit_costs_two_round_trips_whatever_it_changes(db: MultiDB, u
             async with db.transaction():
                 await db.users.update(user.id, name="Never")
                 raise KeyError
-        assert transaction.changed == {}
+        assert transaction._transaction.changed == {}
     assert len(calls.seen) == 4
 
 
@@ -205,7 +205,7 @@ async def test_what_is_owed_is_tried_once_more_when_closing(
     async with MultiDB(multidb_settings) as closing:
         await closing.users.get(user.id)
         calls = Calls(closing, monkeypatch)
-        monkeypatch.setattr("multidb.cache.marks._FIRST_PAUSE", 60)
+        monkeypatch.setattr("multidb.cache.marks.Pauses.next", lambda _: 60)
         calls.lost = {"cache_mark", "cache_unmark"}
         await closing.users.update(user.id, name="New")
         calls.lost = set()

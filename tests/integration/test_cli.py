@@ -12,9 +12,14 @@ import pytest
 from typer.testing import CliRunner
 
 from multidb.cli.app import app
+from multidb.models.ids import uuid7
 from multidb.ops import migrations
+from multidb.settings import Settings
 from multidb.stack import SERVERS, EmbeddedStack
 from multidb.stack.addresses import URL_OF, password_of
+
+from .schema_changes import execute
+from .test_jobs_cli import environment
 
 #: Outside settings must not reach the commands, nor the commands outside servers.
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("MULTIDB_", "PG"))}
@@ -121,6 +126,7 @@ class TestStatus:
             {"name": each.name, "state": "running", "pid": each.pid, "port": each.port, "log_tail": []}
             for each in multidb.stack.status()
         ]
+        shown.pop("outbox", None)  # there where the schema is
         assert code == 0
         assert shown == {"backend": "embedded", "services": expected, "ok": True}
         lines = multidb("status").stdout.splitlines()
@@ -178,6 +184,42 @@ class TestHealth:
         assert code == 1
         assert not report["redis"]["ok"]
         assert report["postgres"]["ok"]
+
+
+class TestOutbox:
+    def test_what_was_given_up_is_shown_skipped_and_delivered(
+        self, multidb: Command, multidb_settings: Settings
+    ) -> None:
+        place = {"MULTIDB_DIR": str(multidb.stack.directory.path), **environment(multidb_settings)}
+
+        def run(*arguments: str, code: int = 0) -> str:
+            # In this process: one of its own would take seconds, each time.
+            invoked = CliRunner().invoke(app, arguments, env=place)
+            assert invoked.exit_code == code, invoked.output
+            return invoked.output if code != 1 else str(invoked.exception)
+
+        dead, known = str(uuid7()), str(uuid7())
+        for id, effect in ((dead, "no.such"), (known, "document_metadata.delete")):
+            execute(
+                multidb_settings,
+                "INSERT INTO outbox (id, store, effect, payload, stream, attempts, error, dead_at) VALUES"
+                f" ('{id}', 'mongo', '{effect}', '{json.dumps({'id': id})}', 'd/7', 7, 'it failed', now())",
+            )
+        assert "2 dead" in run("status")
+        assert json.loads(run("status", "--json"))["outbox"][0]["depth"] == 2
+        assert "2 dead" in run("health")
+        assert json.loads(run("health", "--json"))["outbox"][0]["dead"] == 2
+        shown = json.loads(run("outbox", "list", "--dead", "--json"))
+        assert [(each["id"], each["error"]) for each in shown] == [(dead, "it failed"), (known, "it failed")]
+        assert run("outbox", "skip", dead) == "Skipped.\n"
+        assert "no effect with the id" in run("outbox", "retry", dead, code=1)
+        assert run("outbox", "retry") == "1 to be delivered again.\n"
+        listed = run("outbox", "list")
+        assert "document_metadata.delete" in listed
+        assert "waiting" in listed
+        assert "is no MultiDB" in run("relay", "json:loads", code=1)
+        assert "must name a module" in run("relay", "json", code=1)
+        run("outbox", "skip", "7", code=2)
 
 
 class TestSchemas:

@@ -155,17 +155,17 @@ async def test_of_many_puts_at_once_the_latest_stays(db: MultiDB, papers: Papers
 async def test_a_put_that_meets_the_add_of_an_older_version_replaces_it(
     papers: Papers, monkeypatch: pytest.MonkeyPatch
 ):
-    id, upserted, met = uuid7(), papers._upserted, asyncio.Event()
+    id, change, met = uuid7(), papers._change_one, asyncio.Event()
 
-    async def meets(*arguments: Any) -> Paper:
+    async def meets(*arguments: Any, **options: Any) -> Any:
         if met.is_set():
-            return await upserted(*arguments)
+            return await change(*arguments, **options)
         met.set()
         await papers.put(NewPaper(id=id, number=1), version=1)
         # What the server says to two upserts that both found nothing to update.
         raise AlreadyExistsError("it was added just now", columns=("id",))
 
-    monkeypatch.setattr(papers, "_upserted", meets)
+    monkeypatch.setattr(papers, "_change_one", meets)
     assert (await papers.put(NewPaper(id=id, number=2), version=2)).number == 2
     assert (await papers.fetch(id)).version == 2
 

@@ -26,8 +26,9 @@ from multidb import (
     TransactionError,
     uuid7,
 )
-from multidb.repositories import job_claims, job_wakeups, jobs
+from multidb.repositories import job_claims, jobs
 from multidb.repositories import job_statements as sql
+from multidb.stores.postgres import notifying
 from multidb.stores.postgres.transactions import Options
 
 from .postgres import raw
@@ -637,7 +638,7 @@ async def test_workers_are_not_told_of_each_job(
     db: MultiDB, statements: list[str], monkeypatch: pytest.MonkeyPatch
 ):
     pause = 0.05
-    monkeypatch.setattr(job_wakeups, "_PAUSE", pause)
+    monkeypatch.setattr(notifying, "_PAUSE", pause)
     began = time.monotonic()
     for _ in range(20):
         await db.jobs.enqueue(new())

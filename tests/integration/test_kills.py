@@ -29,6 +29,8 @@ from multidb.repositories import bulk
 from multidb.settings import Settings
 from multidb.stack import EmbeddedStack, ServerName
 
+from .outbox_load import Relays, Transactions
+
 pytestmark = pytest.mark.mongo
 
 WRITERS = 16
@@ -298,3 +300,36 @@ async def answers(call: Callable[[], Any]) -> bool:
     except UnavailableError:
         return False
     return True
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    ("total", "kills", "outage"),
+    [(200, 3, 0.3), pytest.param(20_000, 50, 10, marks=pytest.mark.torture)],
+    ids=["short", "long"],
+)
+async def test_relays_killed_while_mongodb_and_redis_go_away(
+    stack: EmbeddedStack, settings: Settings, total: int, kills: int, outage: float
+):
+    environment = {f"MULTIDB_{name.upper()}": value for name, value in urls(stack).items()}
+    environment |= {"MULTIDB_MONGO_DRIVER": settings.mongo_driver, "MULTIDB_OPEN_TIMEOUT": "60"}
+
+    async def interrupt(server: ServerName) -> None:
+        await asyncio.to_thread(stack.kill, server)
+        await asyncio.sleep(outage)
+        await asyncio.to_thread(stack.start)
+
+    async with MultiDB(settings) as db, Relays(environment, 2) as relays:
+        load = Transactions(db)
+        await load.prepare(8)
+        numbers = itertools.count()
+        running = [asyncio.create_task(load.run(numbers, total)) for _ in range(8)]
+        killing = asyncio.create_task(relays.kill(kills))
+        for server in ("mongodb", "redis"):
+            await interrupt(server)
+        await asyncio.gather(*running, killing)
+        async with asyncio.timeout(600):
+            while any(each.depth for each in await db.outbox.stats()):  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.05)
+        assert relays.killed == kills
+        await load.check()

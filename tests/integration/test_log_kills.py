@@ -19,6 +19,7 @@ from multidb.ops import schemas
 from multidb.settings import Settings
 from multidb.stack import EmbeddedStack
 from multidb.stores.mongo import emitting
+from multidb.stores.pauses import Pauses
 
 from .replica_set import ReplicaSet, replica_set
 
@@ -205,7 +206,7 @@ def overflowing(settings: Settings, deployment: Deployment, directory: Path, ove
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """An emitter that soon tries again: how long it pauses shows nothing."""
-    monkeypatch.setattr(emitting, "_LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr(emitting, "Pauses", lambda first, _: Pauses(first, 0.2))
 
 
 @pytest.mark.usefixtures("_impatient")

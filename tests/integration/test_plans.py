@@ -13,6 +13,7 @@ import pytest_asyncio
 from multidb import AlreadyExistsError, ConflictError, MultiDB, NewJob, PostgresRepository, Settings, uuid7
 from multidb.registry import BUILT_IN
 from multidb.repositories.postgres_reader import PostgresReader
+from multidb.repositories.relay import Lane
 from multidb.testing import isolated
 from tests.contract.subjects import COMPANY as SMALL
 from tests.contract.subjects import ROWS, RowSubject
@@ -83,6 +84,7 @@ async def call_everything(db: MultiDB) -> None:
                 await ask(db)
                 await move(db)
         await queue(db)
+        await deliver(db)
 
 
 async def read(repository: PostgresReader[Any]) -> None:
@@ -198,6 +200,22 @@ async def queue(db: MultiDB) -> None:
     await db.jobs.stats()
     for state in ("failed", "dead"):
         await db.jobs.find(state=state)
+
+
+async def deliver(db: MultiDB) -> None:
+    """Do what a relay does, and who looks after it."""
+    kinds = db.relay._kinds("redis")
+    lane = Lane(db.relay._resources, "redis", asyncio.Event(), asyncio.Event(), kinds)
+    for _ in range(2):
+        await lane._deliver()
+    none = Lane(db.relay._resources, "mongo", asyncio.Event(), asyncio.Event(), kinds={})
+    await none._deliver()
+    await db.outbox.find(after=1000, limit=200)
+    dead = await db.outbox.find(dead=True)
+    await db.outbox.retry(dead[0].id)
+    await db.outbox.skip(dead[1].id)
+    await db.outbox.retry_all()
+    await db.outbox.stats()
 
 
 async def ask(db: MultiDB) -> None:

@@ -164,7 +164,7 @@ async def test_watching_tells_who_comes_and_goes(db: MultiDB, other: MultiDB):
 async def test_who_looked_before_the_last_device_left_settles_nothing(
     db: MultiDB, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(db.presence, "_sweep_later", lambda: None)
+    monkeypatch.setattr(db.presence._sweeping, "begin", lambda: False)
     user = uuid7()
     await db.presence.beat(user, device="phone")
     await db.presence.beat(user, device="laptop")

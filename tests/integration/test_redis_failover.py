@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from redis.crc import key_slot
 
-from multidb import ConfigurationError, UnavailableError
+from multidb import ConfigurationError, MultiDB, Rate, UnavailableError, uuid7
 from multidb.settings import Settings
 from multidb.stores.redis.client import RedisStore
 from multidb.stores.redis.commands import Command
@@ -17,6 +18,8 @@ from .redis_topologies import SLOTS, Cluster, Sentinels, cluster, sentinels
 
 OP = "tests.failover"
 KEYS = 60
+MANY = Rate(1_000_000, per=timedelta(hours=1), algorithm="fixed_window")
+TODAY = datetime.now(UTC).date()
 
 
 @pytest.fixture(params=["sentinel", "cluster"])
@@ -80,6 +83,74 @@ async def test_a_master_killed_under_load(multidb_settings: Settings, servers: S
         answer = await redis.ask(operation=OP)
         assert answer.role == "primary"
         assert answer.detail is None
+
+
+class Requesting:
+    """Users who make requests and count calls, and never stop."""
+
+    def __init__(self, db: MultiDB, tokens: list[str]) -> None:
+        self.db = db
+        self.tokens = tokens
+        #: By user, requests begun, and those that were admitted.
+        self.begun = [0] * len(tokens)
+        self.admitted = [0] * len(tokens)
+        #: Calls of `increment` that were made, and those that came back.
+        self.counted = 0
+        self.stored = 0
+        self.errors: list[Exception] = []
+        self.stopped = False
+
+    async def request(self, n: int) -> None:
+        while not self.stopped:
+            self.begun[n] += 1
+            try:
+                begun = await self.db.request(self.tokens[n], "GET /", rate=MANY)
+            except Exception as error:
+                self.errors.append(error)
+                await asyncio.sleep(0.02)
+            else:
+                self.admitted[n] += begun.allowed
+            self.counted += 1
+            await self.db.counters.increment("POST /")
+            self.stored += 1
+
+    async def until_each_is_admitted(self) -> None:
+        """Wait until every user was admitted twice more: what is stored by then has come to all."""
+        before = [count + 1 for count in self.admitted]
+        while not all(map(int.__gt__, self.admitted, before)):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_requests_and_counters_outlive_a_master(
+    db: MultiDB, multidb_settings: Settings, servers: Sentinels | Cluster
+):
+    url = type(multidb_settings.redis_url)(servers.url)
+    settings = multidb_settings.model_copy(update={"redis_url": url})
+    async with MultiDB(settings) as there:
+        users = [uuid7() for _ in range(12)]
+        load = Requesting(there, [(await there.sessions.create(user))[0] for user in users])
+        tasks = [asyncio.create_task(load.request(n)) for n in range(len(users))]
+        await load.until_each_is_admitted()
+        master = await asyncio.to_thread(servers.master)
+        await asyncio.to_thread(master.kill)
+        async with asyncio.timeout(15):
+            while not load.errors:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            await load.until_each_is_admitted()
+        load.stopped = True
+        await asyncio.gather(*tasks)
+    assert {type(error) for error in load.errors} == {UnavailableError}
+
+    # By now all that was counted is stored.
+    async with MultiDB(settings) as there:
+        for user, begun, admitted in zip(users, load.begun, load.admitted, strict=True):
+            used = MANY.limit - (await there.rate_limits.peek(user, "GET /", MANY)).remaining
+            # One that the replica had not got yet may be lost to each.
+            assert admitted - 1 <= used <= begun
+        total = await there.counters.get("POST /", TODAY)
+        assert 0 < total <= load.counted == load.stored
+        await there.counters.increment("POST /", by=7)
+        assert await there.counters.get("POST /", TODAY) == total + 7
 
 
 # --- slots that move

@@ -22,6 +22,7 @@ from pymongo.errors import BulkWriteError
 
 from multidb import uuid7
 from multidb.models import ApiRequestLog, Entity, UserActivityLog
+from multidb.models.outbox import StreamPosition
 from multidb.ops.schemas import CollectionSchema, load
 from multidb.registry import BUILT_IN
 from multidb.repositories.mongo_reader import MongoReader
@@ -35,6 +36,7 @@ pytestmark = pytest.mark.mongo
 MODELS: dict[str, type[Entity]] = {
     "api_request_logs": ApiRequestLog,
     "user_activity_logs": UserActivityLog,
+    "outbox_streams": StreamPosition,
     **{each.collection: each.model for each in BUILT_IN if issubclass(each, MongoReader)},
 }
 

@@ -436,8 +436,7 @@ async def test_tokens_in_use_have_a_limit(db: MultiDB):
 
 async def written(db: MultiDB) -> None:
     """Wait until all that may be written of the history has been."""
-    if db.sessions._history._task is not None:
-        await asyncio.wait([db.sessions._history._task])
+    await db.sessions._history._writing.over()
 
 
 async def history(db: MultiDB, user: UUID) -> list[UserSession]:

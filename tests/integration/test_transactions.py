@@ -142,7 +142,7 @@ async def test_the_hatch_gives_broken_connections_back_too(db: MultiDB):
         with pytest.raises(DBAPIError):
             async with db.postgres.engine.connect() as held:
                 async with db.transaction() as transaction:
-                    await transaction.connection.execute(kill)
+                    await transaction._transaction.connection.execute(kill)
                 await held.exec_driver_sql("SELECT 1")
     assert idle(db)
     assert await db.users.count() == 0
@@ -280,7 +280,7 @@ async def test_a_commit_that_is_refused_is_told(db: MultiDB):
     with pytest.raises(ConstraintError) as caught:
         async with db.transaction() as transaction:
             await db.users.add(new_user())
-            await transaction.connection.execute("INSERT INTO deferred VALUES (1)")
+            await transaction._transaction.connection.execute("INSERT INTO deferred VALUES (1)")
     assert caught.value.operation == "transaction"
     assert await db.users.count() == 0
     assert idle(db)

@@ -20,14 +20,17 @@ from multidb import (
     NewUser,
     Page,
     PostgresRepository,
+    RealtimeEvent,
     Row,
     Session,
     Settings,
     SystemLog,
+    Transaction,
     User,
     UserChanges,
     VersionedDocument,
 )
+from multidb.models import DocumentMetadataChanges, UndeliveredEffect
 
 
 class Invoice(Row):
@@ -198,6 +201,29 @@ async def caching(db: MultiDB, id: UUID) -> None:
 async def transactions(db: MultiDB, id: UUID) -> None:
     async with db.transaction(), db.transaction():
         assert_type(await db.users.fetch(id), User)
+
+
+async def effects(db: MultiDB, id: UUID, log: SystemLog) -> None:
+    async with db.transaction() as tx:
+        assert_type(tx, Transaction)
+        assert_type(await tx.system_logs.append_many([]), int)
+        assert_type(await tx.realtime_events.publish(RealtimeEvent(channel="c", kind="k")), UUID)
+        assert_type(await tx.document_metadata.update(id, author="Ada"), None)
+        assert_type(await tx.document_metadata.update(id, DocumentMetadataChanges(author=None)), None)
+        assert_type(await tx.dynamic_configurations.set("limits.uploads", 7, by="ada"), None)
+        assert_type(await tx.sessions.revoke_all(id, except_=id), None)
+        assert_type(await tx.counters.increment("/e", by=3), None)
+        assert_type(await tx[PaperRepository].add(NewMemo(text="short")), UUID)
+        assert_type(await tx[LogRepository].append(log), UUID)
+        tx.uploads.abort(id)  # may be awaited, and need not be
+        tx.on_commit(db.close)
+    assert_type(await db.outbox.find(dead=True), list[UndeliveredEffect])
+
+    async def work(tx: Transaction) -> User:
+        tx.sessions.revoke_all(id)
+        return await db.users.fetch(id)
+
+    assert_type(await db.run_transaction(work), User)
 
 
 async def stream(page: Page[User]) -> AsyncIterator[str]:

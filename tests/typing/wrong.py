@@ -95,6 +95,21 @@ async def results(db: MultiDB, id: UUID) -> None:
     print(wrong, number)
 
 
+async def effects(db: MultiDB, id: UUID) -> None:
+    async with db.transaction() as tx:
+        tx.system_logs.append("it began")  # error: an entry
+        tx.system_logs.emit("it began")  # error: nothing that can follow a commit
+        tx.document_metadata.put(NewUser(email="a@b", name="A"), version=1)  # error: of another entity
+        tx.document_metadata.delete("7")  # error: an id is a UUID
+        tx.dynamic_configurations.set("a", 1, "ada")  # error: by keyword
+        tx.sessions.create(id)  # error: nothing that can follow a commit
+        tx.counters.increment("/e", by="3")  # error: a number
+        tx.users.delete(id)  # error: of PostgreSQL, which joins by itself
+        tx[InvoiceRepository].add(id)  # error: of PostgreSQL, which joins by itself
+        number: int = await tx.document_metadata.delete(id)  # error: nothing comes back
+        print(number)
+
+
 async def caching(db: MultiDB, id: UUID) -> None:
     @db.cached("cache:user:{user_id}", ttl=timedelta(minutes=5))
     async def load_user(user_id: UUID, *, fresh: bool = False) -> User | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 from uuid import UUID
 
 import pytest
@@ -24,6 +24,7 @@ from multidb import (
     Row,
     Settings,
     SystemLog,
+    Transaction,
     UserActivityLog,
     UserChanges,
     VersionedDocument,
@@ -579,7 +580,8 @@ def test_every_public_method_of_every_built_in_repository_is_called_below() -> N
         for name in dir(repository)
         if not name.startswith("_")
         and callable(getattr(repository, name))
-        and name not in {"target", "entity", "check", "claims", "model", "new_model", "changes_model"}
+        and name
+        not in {"target", "entity", "check", "claims", "model", "new_model", "changes_model", "effects"}
         # They wait for the opening, as their own tests show.
         and name != "emit"
         and f"{repository.entity()}.{name}" != "usage_analytics.record"
@@ -643,3 +645,12 @@ async def test_closing_what_was_never_opened_does_nothing() -> None:
     await db.close()
     with pytest.raises(NotOpenError):
         await db.users.get(ID)
+
+
+def test_a_transaction_has_what_the_repositories_offer_for_after_the_commit() -> None:
+    """Each by its attribute, of the class that the repository declares; and each kind has its call."""
+    offered = {each.entity(): each.effects for each in BUILT_IN if each.effects is not None}
+    hints = get_type_hints(Transaction)
+    assert {name: get_origin(hint) or hint for name, hint in hints.items()} == offered
+    for effects in offered.values():
+        assert all(callable(getattr(effects, name)) for name in effects.kinds)

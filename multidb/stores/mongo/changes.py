@@ -7,7 +7,6 @@ what has happened since in its oplog, until newer entries push it out.
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
@@ -18,13 +17,13 @@ from multidb.errors import MultiDBError
 from multidb.stores.completion import complete
 from multidb.stores.mongo.driver import ChangeStream
 from multidb.stores.mongo.errors import translating
+from multidb.stores.pauses import Pauses
 
 __all__ = ["Change", "Changes", "Position"]
 
 _log = logging.getLogger("multidb.mongo")
 
 #: The longest pause, in seconds, before a server that is away is tried again.
-_LONGEST_PAUSE = 2.0
 
 ResultT = TypeVar("ResultT")
 
@@ -116,7 +115,7 @@ class Changes:
 
     async def _persistently(self, step: Callable[[], Awaitable[ResultT]]) -> ResultT:
         """Return what `step` returns, tried again for as long as MongoDB is away."""
-        failures = 0
+        pauses, away = Pauses(0.1), False
         while True:
             try:
                 result = await step()
@@ -124,14 +123,12 @@ class Changes:
                 await self._let_go()
                 if not isinstance(error, MultiDBError) or not error.retryable:
                     raise
-                if not failures:
+                if not away:
                     _log.warning("%s: waits until MongoDB is back: %s", self._operation, error)
-                failures += 1
-                pause = min(_LONGEST_PAUSE, 0.05 * 2**failures)
-                # Not all at the same moment, of those who lost it at the same moment.
-                await asyncio.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311
+                away = True
+                await asyncio.sleep(pauses.next())
             else:
-                if failures:
+                if away:
                     _log.warning("%s: MongoDB is back", self._operation)
                 return result
 

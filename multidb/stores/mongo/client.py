@@ -20,7 +20,7 @@ from multidb.settings import Settings
 from multidb.stores.mongo.calls import Call, Turns, unbroken
 from multidb.stores.mongo.changes import Changes, Position
 from multidb.stores.mongo.documents import Document, Encoded, messages
-from multidb.stores.mongo.driver import ChangeStream, Client, Database, Session, load
+from multidb.stores.mongo.driver import ChangeStream, Client, Database, Session, load, options
 from multidb.stores.mongo.emitting import Emitter
 from multidb.stores.mongo.errors import (
     ID_ALONE,
@@ -33,6 +33,7 @@ from multidb.stores.mongo.errors import (
 from multidb.stores.mongo.pool import PoolCounter
 from multidb.stores.mongo.tallies import Tallies, advances
 from multidb.stores.mongo.transactions import Transactions
+from multidb.stores.mongo.writes import Change, Write, requests
 from multidb.stores.store import Answer, Store
 
 __all__ = ["MongoStore"]
@@ -277,6 +278,16 @@ class MongoStore(Store[Client]):
             changed = self.database[collection].update_many(query, change, session=session)
             return int((await unbroken(session, changed)).matched_count)
 
+    async def write(
+        self, collection: str, writes: Sequence[Write], *, operation: str, unique: Unique = ID_ALONE
+    ) -> int:
+        """Make writes in this order, up to the first that fails; return how many changes found nothing."""
+        async with self._call(operation, unique) as session:
+            written = self.database[collection].bulk_write(requests(writes), session=session)
+            result = await unbroken(session, written)
+        changes = sum(isinstance(each, Change) for each in writes)
+        return int(changes - result.matched_count - result.upserted_count)
+
     async def delete_one(self, collection: str, query: Mapping[str, Any], *, operation: str) -> bool:
         """Delete the document that matches; return whether there was one."""
         async with self._call(operation) as session:
@@ -365,13 +376,6 @@ class MongoStore(Store[Client]):
 
     async def _connect(self) -> Client:
         settings = self.settings
-        milliseconds = {
-            "connectTimeoutMS": settings.connect_timeout,
-            "serverSelectionTimeoutMS": settings.connect_timeout,
-            # Not `timeoutMS`: it would hold calls to a server that is away for as long.
-            "socketTimeoutMS": settings.mongo_timeout,
-            "waitQueueTimeoutMS": settings.mongo_timeout,
-        }
         self._pool = PoolCounter()
         self._turns = Turns(settings.mongo_pool_size)
         self._waits = asyncio.Semaphore(max(1, settings.mongo_pool_size // 2))
@@ -379,17 +383,7 @@ class MongoStore(Store[Client]):
         with translating("open"):
             return load(settings.mongo_driver).connect(
                 settings.mongo_url.get_secret_value(),
-                {
-                    "appname": "multidb",
-                    "event_listeners": [self._pool],
-                    "maxPoolSize": settings.mongo_pool_size,
-                    # What Python has no datetime for must not fail those found with it.
-                    "datetime_conversion": "DATETIME_AUTO",
-                    "tz_aware": True,
-                    "uuidRepresentation": "standard",
-                    "w": "majority",
-                    **{name: int(value.total_seconds() * 1000) for name, value in milliseconds.items()},
-                },
+                {"event_listeners": [self._pool], **options(settings)},
             )
 
     async def _disconnect(self, client: Client) -> None:

@@ -13,7 +13,17 @@ from bson.raw_bson import RawBSONDocument
 
 from multidb.errors import DataError
 
-__all__ = ["MAX_DOCUMENT", "Document", "Encoded", "Long", "decoded", "encoded", "field_of", "messages"]
+__all__ = [
+    "MAX_DOCUMENT",
+    "Document",
+    "Encoded",
+    "Long",
+    "decoded",
+    "encoded",
+    "encoded_already",
+    "field_of",
+    "messages",
+]
 
 Document: TypeAlias = dict[str, Any]
 #: A document ready to be sent; `.raw` are its bytes.
@@ -85,6 +95,11 @@ def _written(document: Mapping[str, Any]) -> bytes:
 def decoded(document: Encoded) -> Document:
     """Return a document as it will be read."""
     return decode(document.raw, codec_options=_OPTIONS)
+
+
+def encoded_already(raw: bytes) -> Encoded:
+    """Return a document of its bytes, which were those of one that was to be sent."""
+    return RawBSONDocument(raw)
 
 
 def messages(documents: Sequence[Encoded]) -> Iterator[tuple[int, Sequence[Encoded]]]:

@@ -10,9 +10,19 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, Protocol, TypeAlias, cast
 
-from multidb.settings import MongoDriver
+from multidb.settings import MongoDriver, MongoSettings
 
-__all__ = ["ChangeStream", "Client", "Collection", "Cursor", "Database", "Driver", "Session", "load"]
+__all__ = [
+    "ChangeStream",
+    "Client",
+    "Collection",
+    "Cursor",
+    "Database",
+    "Driver",
+    "Session",
+    "load",
+    "options",
+]
 
 #: Motor's and PyMongo's classes share no base; what they share is how they are called.
 Client: TypeAlias = Any
@@ -75,3 +85,24 @@ class Driver(Protocol):
 def load(name: MongoDriver) -> Driver:
     """Return the driver's module; the other one is not imported."""
     return cast(Driver, import_module(f"multidb.stores.mongo.{name}_driver"))
+
+
+def options(settings: MongoSettings) -> dict[str, Any]:
+    """Return how a client is to speak, of either driver."""
+    milliseconds = {
+        "connectTimeoutMS": settings.connect_timeout,
+        "serverSelectionTimeoutMS": settings.connect_timeout,
+        # Not `timeoutMS`: it would hold calls to a server that is away for as long.
+        "socketTimeoutMS": settings.mongo_timeout,
+        "waitQueueTimeoutMS": settings.mongo_timeout,
+    }
+    return {
+        "appname": "multidb",
+        "maxPoolSize": settings.mongo_pool_size,
+        # What Python has no datetime for must not fail those found with it.
+        "datetime_conversion": "DATETIME_AUTO",
+        "tz_aware": True,
+        "uuidRepresentation": "standard",
+        "w": "majority",
+        **{name: int(value.total_seconds() * 1000) for name, value in milliseconds.items()},
+    }

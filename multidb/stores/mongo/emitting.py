@@ -7,7 +7,6 @@ it once it is back; only a burst that leaves the event loop no turn makes its ca
 """
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
@@ -23,15 +22,13 @@ from multidb.settings import Settings
 from multidb.stores.completion import complete
 from multidb.stores.mongo.backlog import BATCH, LOG, Backlog, Entry
 from multidb.stores.mongo.documents import Encoded
+from multidb.stores.pauses import Pauses
 
 __all__ = ["Emitter"]
 
 #: Stores documents, and returns by place those that were not, and why.
 StoreAll: TypeAlias = Callable[[Sequence[Encoded]], Awaitable[Mapping[int, MultiDBError]]]
 
-#: Before MongoDB is tried again, in seconds: doubled each time.
-_FIRST_PAUSE = 0.1
-_LONGEST_PAUSE = 5.0
 #: How often the buffer is looked at while MongoDB is away.
 _RELIEF = 0.05
 #: How often to look for spill files that other processes have left.
@@ -176,7 +173,7 @@ class Emitter:
         self, batches: list[list[Entry]], settle: Callable[[Sequence[Entry], Sequence[Exception]], None]
     ) -> None:
         """Store batches; each leaves the list once it is, and is settled."""
-        pause = _FIRST_PAUSE
+        pauses = Pauses(0.1, 5.0)
         while batches:
             batch = batches[0]
             errors = await self._outcome(batch)
@@ -192,11 +189,10 @@ class Emitter:
             settle([entry for place, entry in enumerate(batch) if place not in waiting], refused)
             if waiting:
                 self._is_away(next(iter(waiting.values())))
-                await self._pause(pause * random.uniform(0.5, 1))  # noqa: S311
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                await self._pause(pauses.next())
             else:
                 self._is_back()
-                pause = _FIRST_PAUSE
+                pauses.restart()
 
     async def _outcome(self, batch: Sequence[Entry]) -> Mapping[int, Exception]:
         try:

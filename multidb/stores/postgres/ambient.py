@@ -1,12 +1,13 @@
 """The ambient transaction: whoever calls a repository inside `async with db.transaction()` joins it."""
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 from uuid import UUID
 
 from asyncpg.pool import PoolConnectionProxy
 
 from multidb.stores.ambient import Ambient, Owned
+from multidb.stores.postgres.outbox import Told, write
 
 __all__ = [
     "AMBIENT",
@@ -44,8 +45,9 @@ OnCommit: TypeAlias = Callable[[], Awaitable[object]]
 class Mark(Protocol):
     """Stands around one commit. Neither call raises: a commit must not fail by what it is told to."""
 
-    async def begin(self) -> None:
-        """COMMIT is about to be sent. On the transaction's own connection statements may still run."""
+    async def begin(self) -> Sequence[Told]:
+        """COMMIT is about to be sent; return what must follow it, if who keeps the copies was not told."""
+        ...
 
     async def end(self) -> None:
         """COMMIT was answered, or will never be; or the transaction was rolled back."""
@@ -82,6 +84,10 @@ class Transaction(Owned):
         self.marks: list[Mark] = []
         self.after_commit: list[AfterCommit] = []
         self.when_committed: list[OnCommit] = []
+        #: Whether it may write nothing.
+        self.read_only = False
+        #: What is to follow its commit on MongoDB and Redis.
+        self.told: list[Told] = []
 
     def on_commit(self, action: OnCommit) -> None:
         """Run an async function once the outermost transaction has committed, and only then.
@@ -101,12 +107,18 @@ class Transaction(Owned):
             self.change(marker, keys)
         self.after_commit += savepoint.after_commit
         self.when_committed += savepoint.when_committed
+        self.told += savepoint.told
 
     async def mark(self) -> None:
         """Tell those who keep copies of what it changes that it is about to be committed."""
         self.marks = [marker.mark(keys) for marker, keys in self.changed.items()]
         for mark in self.marks:
-            await mark.begin()
+            self.told += await mark.begin()
+
+    async def write_told(self) -> None:
+        """Write down what is to follow the commit, just before it."""
+        await self.see(None)
+        await write(self.connection, self.told)
 
     async def see(self, tenant: UUID | None) -> None:
         """Make the statements that follow see one company's rows only, or everybody's."""
@@ -122,6 +134,7 @@ class Transaction(Owned):
         self.changed.clear()
         self.after_commit.clear()
         self.when_committed.clear()
+        self.told.clear()
 
 
 AMBIENT: Ambient[Transaction] = Ambient("multidb_transaction", "postgres")

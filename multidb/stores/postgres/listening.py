@@ -10,6 +10,7 @@ from typing import Any, Self, TypeAlias
 import asyncpg
 
 from multidb.errors import MultiDBError
+from multidb.stores.pauses import Pauses
 from multidb.stores.postgres.engine import PostgresStore, connect
 from multidb.stores.postgres.errors import translating
 
@@ -20,7 +21,6 @@ Heard: TypeAlias = Callable[[str | None], None]
 
 #: Seconds without a word, after which the server is asked whether it is still there.
 _SILENCE = 15.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
 class Listening:
@@ -50,7 +50,7 @@ class Listening:
         await asyncio.wait([self._task])
 
     async def _listen(self) -> None:
-        pause = _FIRST_PAUSE
+        pauses = Pauses()
         while True:
             connection: Any = None
             with suppress(MultiDBError):
@@ -61,13 +61,12 @@ class Listening:
                         connection.add_termination_listener(lambda _, lost=lost: lost.set())
                         await connection.add_listener(self._channel, self._hear)
                         self._heard(None)
-                        pause = _FIRST_PAUSE
+                        pauses.restart()
                         await self._until(lost, connection)
                 finally:
                     if connection is not None:
                         connection.terminate()
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            await asyncio.sleep(pauses.next())
 
     def _hear(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         self._heard(str(payload))

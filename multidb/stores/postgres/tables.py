@@ -41,6 +41,7 @@ from multidb.stores.postgres.columns import (
     words,
 )
 from multidb.stores.postgres.job_tables import ai_processing_jobs, ai_processing_queues
+from multidb.stores.postgres.outbox_tables import outbox
 
 __all__ = [
     "ai_processing_jobs",
@@ -56,6 +57,7 @@ __all__ = [
     "kanban_cards",
     "kanban_columns",
     "metadata",
+    "outbox",
     "user_profiles",
     "user_sessions",
     "users",

@@ -128,7 +128,7 @@ class Transactions:
         savepoint = None
         try:
             async with self.on(outer.connection, options, outer.depth + 1) as savepoint:
-                savepoint.tenant = outer.tenant
+                savepoint.tenant, savepoint.read_only = outer.tenant, outer.read_only
                 yield savepoint
         finally:
             # Also after a cancellation, which may come when the savepoint was released already
@@ -173,7 +173,8 @@ class Transactions:
         """Have `marker` told of these keys around the commit of what the block writes.
 
         Outside a transaction the block is one statement, its own commit. What it writes may be
-        committed although it fails, for an answer may be lost.
+        committed although it fails, for an answer may be lost. If what `marker` keeps cannot be told,
+        it gets a transaction, which carries what is to follow.
         """
         transaction = self.current()
         if transaction is not None:
@@ -184,8 +185,13 @@ class Transactions:
         # Under way until the mark is taken back: closing must not come between.
         with self._under_way():
             try:
-                await complete(mark.begin())
-                yield
+                told = await complete(mark.begin())
+                if not told:
+                    yield
+                    return
+                async with self.begin() as transaction:
+                    transaction.told += told
+                    yield
             finally:
                 await complete(mark.end())
 
@@ -228,7 +234,7 @@ class Transactions:
             with translating("transaction"):
                 await complete(connection.execute(begin))
                 if depth == 0:
-                    transaction.tenant = options.tenant
+                    transaction.tenant, transaction.read_only = options.tenant, options.read_only
                 if options.actor is not None or options.request_id is not None:
                     await connection.fetch(_ACT, options.actor or "", options.request_id or "")
             token = AMBIENT.enter(transaction)
@@ -239,6 +245,10 @@ class Transactions:
                 AMBIENT.leave(transaction, token)
             if depth == 0 and transaction.changed:
                 await complete(transaction.mark())
+            # After the marks: what could not be marked may be told too. Streams are locked from here on.
+            if depth == 0 and transaction.told:
+                with translating("transaction"):
+                    await complete(transaction.write_told())
             ending = True
             with translating("transaction"):
                 await complete(send_end())

@@ -1,8 +1,8 @@
 """Redis's one way in: commands and scripts, of which those that meet share a round trip."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
 from redis.asyncio import Redis, RedisCluster
 
@@ -58,15 +58,14 @@ class RedisStore(Store[Servers]):
         """Return the key pattern with the prefix of the settings in front."""
         return KeyPattern(pattern, prefix=self.settings.key_prefix)
 
-    async def get(self, key: Key, *, operation: str) -> bytes | None:
+    def get(self, key: Key, *, operation: str) -> Awaitable[bytes | None]:
         """Return the string at `key`, or None."""
-        value = await self.execute("GET", key, operation=operation, repeatable=True)
-        return cast(bytes | None, value)
+        return self.execute("GET", key, operation=operation, repeatable=True)
 
-    async def get_many(self, keys: Sequence[Key], *, operation: str) -> list[bytes | None]:
+    def get_many(self, keys: Sequence[Key], *, operation: str) -> Awaitable[list[bytes | None]]:
         """Return the string at each key, or None, in one round trip."""
         gets = [Command("GET", key, repeatable=True) for key in keys]
-        return await self.send(gets, operation=operation)
+        return self.send(gets, operation=operation)
 
     async def delete(self, keys: Iterable[Key], *, operation: str) -> None:
         """Delete the keys that exist, in one round trip. Repeated if its answer is lost."""
@@ -78,7 +77,9 @@ class RedisStore(Store[Servers]):
         """Run one command, `execute("INCRBY", key, 2, operation=...)`, and return its reply."""
         with translating(operation):
             command = Command(name, key, *arguments, repeatable=repeatable)
-        return told((await self._replies(command))[0], operation)
+        with self.under_way:
+            [reply] = await self.opened.send((command,))
+        return told(reply, operation)
 
     async def run(
         self,
@@ -92,7 +93,9 @@ class RedisStore(Store[Servers]):
         """Run `scripts/<script>.lua`, atomically; all its keys must lie in one hash slot."""
         with translating(operation):
             command = scripted(script, keys, arguments, repeatable=repeatable)
-        return told((await self._replies(command))[0], operation)
+        with self.under_way:
+            [reply] = await self.opened.send((command,))
+        return told(reply, operation)
 
     async def send(self, commands: Sequence[Command], *, operation: str, insist: bool = False) -> list[Any]:
         """Run commands and scripts in one round trip, and return a reply for each.
@@ -133,10 +136,6 @@ class RedisStore(Store[Servers]):
         is not known.
         """
         return self.opened.incarnation(key)
-
-    async def _replies(self, *call: Command) -> list[Any]:
-        with self.under_way:
-            return await self.opened.send(call)
 
     async def ask(self, *, operation: str) -> Answer:
         servers = self.opened

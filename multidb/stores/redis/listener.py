@@ -12,6 +12,7 @@ from redis.exceptions import ConnectionError as Broken
 from redis.exceptions import RedisError
 
 from multidb.stores.completion import complete
+from multidb.stores.pauses import Pauses
 from multidb.stores.redis.commands import pack
 from multidb.stores.redis.connections import Connections
 from multidb.stores.redis.errors import translating
@@ -22,7 +23,6 @@ __all__ = ["Listener", "Message", "Messages"]
 _BACKLOG = 10_000
 #: Seconds without a word, after which the server is asked whether it is still there.
 _SILENCE = 15.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
 class Message(NamedTuple):
@@ -126,7 +126,7 @@ class Listener:
                 await _say(self._connected.result(), pack("UNSUBSCRIBE", *channels))
 
     async def _listen(self) -> None:
-        pause = _FIRST_PAUSE
+        pauses = Pauses()
         while True:
             connection = None
             try:
@@ -136,15 +136,14 @@ class Listener:
                     await _say(connection, pack("SUBSCRIBE", *self._listeners))
                 self._connected.set_result(connection)
                 self._tell_all(None)
-                pause = _FIRST_PAUSE
+                pauses.restart()
                 await self._hear(connection)
             except (RedisError, OSError) as error:
                 self._lose(error)
             finally:
                 if connection is not None:
                     await self.connections.drop(connection)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            await asyncio.sleep(pauses.next())
 
     async def _hear(self, connection: AbstractConnection) -> None:
         asked = False

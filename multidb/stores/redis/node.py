@@ -30,6 +30,9 @@ Call: TypeAlias = tuple[Command, ...]
 
 #: Round trips under way at a time.
 _LANES = 4
+#: Commands worth a round trip of their own while others are under way: so the server works on one
+#: batch while the next is made and the last is read, instead of each waiting for the other.
+_ENOUGH = 32
 #: Seconds that who insists may take.
 _INSISTENCE = 0.25
 
@@ -53,7 +56,9 @@ class Node:
         #: restart or a failover. Empty before the first, and where the server does not say.
         self.incarnation = b""
         self._connections = Connections(make, self._greet)
-        self._batcher: Batcher[Call, list[Any]] = Batcher(self._alone, self._together, lanes=lanes)
+        self._batcher: Batcher[Call, list[Any]] = Batcher(
+            self._alone, self._together, lanes=lanes, enough=_ENOUGH
+        )
         #: For those who need one for themselves.
         self.dedicated = DedicatedConnections(Connections(make), limit=max(1, limit - lanes), timeout=timeout)
 

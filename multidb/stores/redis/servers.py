@@ -1,7 +1,7 @@
 """What stands behind the store: one server, found by Sentinels or not, or a cluster of them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Literal
 
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
@@ -36,7 +36,7 @@ class Servers(ABC):
         self._timeout = settings.redis_timeout.total_seconds()
 
     @abstractmethod
-    async def send(self, call: Call, *, insist: bool = False) -> list[Any]:
+    def send(self, call: Call, *, insist: bool = False) -> Awaitable[list[Any]]:
         """Return a reply a command. Who insists tries also where calls are refused, for a moment."""
 
     @abstractmethod
@@ -111,8 +111,8 @@ class Single(Servers):
         self._only = self._node(self._make)
         self.listener = Listener(Connections(self._make), timeout=self._timeout)
 
-    async def send(self, call: Call, *, insist: bool = False) -> list[Any]:
-        return await self._only.send(call, insist=insist)
+    def send(self, call: Call, *, insist: bool = False) -> Awaitable[list[Any]]:
+        return self._only.send(call, insist=insist)
 
     async def ask(self, call: Call) -> list[list[Any]]:
         return [await self._only.ask(call)]
