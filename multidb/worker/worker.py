@@ -161,15 +161,12 @@ class Worker:
             ]
             for task in beside:
                 task.add_done_callback(self._beside_ended)
-            within = self._stop_within
             try:
                 async with self.db.jobs.listen(self._heard):
                     await self._claim_on()
-            except asyncio.CancelledError:
-                within = 0.0
-                raise
+                await self._let_finish()
             finally:
-                await complete(self._wind_up(within, beside))
+                await complete(self._wind_up(beside))
             for task in beside:
                 if not task.cancelled():
                     task.result()
@@ -282,23 +279,30 @@ class Worker:
         self._hold.drop(held)
         self._freed.set()
 
-    async def _wind_up(self, within: float, beside: Sequence[asyncio.Task[None]]) -> None:
-        """Let handlers finish, then cancel them; put back what nobody has begun; wait until all is stored.
+    async def _let_finish(self) -> None:
+        """Give the handlers time to finish. A cancellation ends it."""
+        await complete(self._put_back())
+        if under_way := self._under_way():
+            await asyncio.wait(under_way, timeout=self._stop_within)
 
-        Then all is as it was before, for another run.
-        """
-        self._stopping.set()
+    async def _put_back(self) -> None:
+        """Put back what nobody has begun."""
         ahead = [self._ahead.popleft() for _ in range(len(self._ahead))]
         put_back = [self.db.jobs.release(held.job) for held in ahead]
         await asyncio.gather(*put_back, return_exceptions=True)  # else their leases end
         for held in ahead:
             self._hold.drop(held)
-        tasks = [held.task for held in self._hold if held.task is not None and not held.task.done()]
-        if tasks:
-            await asyncio.wait(tasks, timeout=within)
+
+    def _under_way(self) -> list[asyncio.Task[None]]:
+        return [held.task for held in self._hold if held.task is not None and not held.task.done()]
+
+    async def _wind_up(self, beside: Sequence[asyncio.Task[None]]) -> None:
+        """Cancel the handlers there are, wait until all is stored, and be as new, for another run."""
+        self._stopping.set()
+        await self._put_back()
         for held in self._hold:
             held.stop("stopping")
-        if left := [task for task in tasks if not task.done()]:
+        if left := self._under_way():
             # What does not heed its cancellation is left behind: its lease ends, and it changes nothing more.
             _, stuck = await asyncio.wait(left, timeout=self._lease.total_seconds())
             for task in stuck:

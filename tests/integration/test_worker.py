@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 import pytest
@@ -432,23 +432,35 @@ async def test_wherever_a_worker_is_cancelled_no_job_stays_with_it(
             break
 
 
+class Stubborn:
+    """A handler whose first attempt heeds no cancellation, until it is let go with the block."""
+
+    def __init__(self) -> None:
+        self.began, self.let_go = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, job: Job) -> dict[str, Any]:
+        self.began.set()
+        while job.attempt == 1 and not self.let_go.is_set():
+            with suppress(asyncio.CancelledError):
+                await self.let_go.wait()
+        return {"attempt": job.attempt}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.let_go.set()
+
+
 async def test_what_does_not_heed_its_cancellation_is_left_behind(db: MultiDB):
     """And changes nothing more, neither of the job, which is another's, nor of the worker."""
-    let_go, began = asyncio.Event(), asyncio.Event()
-
-    async def stubborn(job: Job) -> None:
-        began.set()
-        while not let_go.is_set():
-            with suppress(asyncio.CancelledError):
-                await let_go.wait()
-
-    job = await db.jobs.enqueue(new("stubborn"))
+    job = await db.jobs.enqueue(new("k"))
     lease = timedelta(milliseconds=200)
-    async with working(db, {"stubborn": stubborn}, lease=lease, stop_within=timedelta(0)) as worker:
-        await began.wait()
-        worker.stop()
-    (task,) = [each for each in asyncio.all_tasks() if "make" in repr(each.get_coro())]
-    let_go.set()
+    with Stubborn() as stubborn:
+        async with working(db, {"k": stubborn}, lease=lease, stop_within=timedelta(0)) as worker:
+            await stubborn.began.wait()
+            worker.stop()
+        (task,) = [each for each in asyncio.all_tasks() if "Attempt.make" in repr(each.get_coro())]
     await task
     await until(db.jobs.rescue)
     stored = await db.jobs.fetch(job.id)
@@ -457,20 +469,15 @@ async def test_what_does_not_heed_its_cancellation_is_left_behind(db: MultiDB):
 
 
 async def test_a_job_whose_handler_does_not_heed_its_timeout_goes_to_another(db: MultiDB):
-    let_go = asyncio.Event()
-
-    async def stubborn(job: Job) -> dict[str, Any]:
-        while job.attempt == 1 and not let_go.is_set():
-            with suppress(asyncio.CancelledError):
-                await let_go.wait()
-        return {"attempt": job.attempt}
-
     job = await db.jobs.enqueue(new("k", timeout=timedelta(milliseconds=50)))
-    async with working(db, {"k": stubborn}, lease=timedelta(milliseconds=200)) as worker:
-        await ended(db, count=1)
-        assert worker._working == 1
-        let_go.set()
-        await until(lambda: asyncio.sleep(0, worker._working == 0))
+    with Stubborn() as stubborn:
+        async with working(db, {"k": stubborn}, lease=timedelta(milliseconds=200)) as worker:
+            try:
+                await ended(db, count=1)
+                assert worker._working == 1
+            finally:
+                stubborn.let_go.set()
+            await until(lambda: asyncio.sleep(0, worker._working == 0))
     done = await db.jobs.fetch(job.id)
     assert (done.state, done.attempt) == ("completed", 2)
     assert (await db.ai_processing_results.fetch(job.id)).result == {"attempt": 2}
@@ -501,25 +508,23 @@ async def test_a_second_signal_stops_it_at_once(db: MultiDB):
         began.set()
         await let_go.wait()
 
-    async def signalled(times: int) -> str:
+    for second, state in ((True, "available"), (False, "completed")):
         began.clear()
         job = await db.jobs.enqueue(new("k"))
-        worker = Worker(MultiDB(db.settings), queues=["q"], handlers={"k": waits})
-        main = asyncio.create_task(worker._main())
+        main = asyncio.create_task(Worker(MultiDB(db.settings), queues=["q"], handlers={"k": waits})._main())
         async with asyncio.timeout(20):
             await began.wait()
-        for _ in range(times):
+        os.kill(os.getpid(), signal.SIGTERM)
+        stopped, _ = await asyncio.wait([main], timeout=0.2)
+        assert not stopped  # the handler may finish
+        if second:
             os.kill(os.getpid(), signal.SIGTERM)
-            await until(lambda: asyncio.sleep(0, worker._stopping.is_set()))
-        if times == 1:
+        else:
             let_go.set()
-        stopped, _ = await asyncio.wait([main], timeout=10)  # and not only after 25 seconds
+        stopped, _ = await asyncio.wait([main], timeout=10)
         assert stopped
-        return (await db.jobs.fetch(job.id)).state
-
-    assert await signalled(2) == "available"
-    await db.jobs.delete_many(queue="q")
-    assert await signalled(1) == "completed"
+        assert (await db.jobs.fetch(job.id)).state == state
+        await db.jobs.delete(job.id)
 
 
 async def test_a_worker_stops_where_it_cannot_go_on(db: MultiDB, monkeypatch: pytest.MonkeyPatch):

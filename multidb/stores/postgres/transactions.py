@@ -75,7 +75,7 @@ class Options:
 
 
 _REPLAN = (
-    "SET LOCAL plan_cache_mode = force_custom_plan; "
+    "SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = off; "
     "SET LOCAL enable_sort = off; SET LOCAL enable_incremental_sort = off"
 )
 
