@@ -135,7 +135,7 @@ class PostgresReader(Repository, Generic[ModelT]):
         operation = self._operation("get")
         checked_id(id, operation)
         company = self._company(operation)
-        if self.cache is None or self._resources.cache.bypassed:
+        if self.cache is None:
             row = await self._shared.load(id, company)
         else:
             row = await self._resources.cache.get(
