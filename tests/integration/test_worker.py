@@ -570,8 +570,9 @@ async def test_a_worker_stops_where_it_cannot_go_on(db: MultiDB, monkeypatch: py
         raise LookupError
 
     monkeypatch.setattr(db.jobs, "heartbeat", broken)
-    with pytest.raises(LookupError):
-        await Worker(db, queues=["q"], handlers={}).run()
+    async with asyncio.timeout(10):
+        with pytest.raises(LookupError):
+            await Worker(db, queues=["q"], handlers={}).run()
 
 
 async def test_what_cannot_be_stored_now_is_stored_later(db: MultiDB, monkeypatch: pytest.MonkeyPatch):
