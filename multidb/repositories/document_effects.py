@@ -95,7 +95,7 @@ def _add(repository: Documents, delivery: Delivery[Nothing]) -> DocumentWrite:
 
 
 def _put(repository: Documents, delivery: Delivery[At]) -> DocumentWrite:
-    query, change = repository._putting(delivery.document, delivery.payload.version)
+    query, change = repository._putting(delivery.encoded, delivery.payload.version)
     return changed(repository, "put", query, change, upsert=True)
 
 

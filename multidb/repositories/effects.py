@@ -19,7 +19,7 @@ from pydantic_core import PydanticSerializationError
 from multidb.errors import ConfigurationError, DataError, MultiDBError
 from multidb.models.entity import Model
 from multidb.models.ids import uuid7
-from multidb.stores.mongo.documents import Document, Encoded, decoded, encoded_already
+from multidb.stores.mongo.documents import Document, Encoded, encoded_already
 from multidb.stores.mongo.errors import Unique
 from multidb.stores.mongo.writes import Write
 from multidb.stores.postgres.outbox import Target, Told
@@ -55,8 +55,8 @@ class Delivery(Generic[PayloadT]):
 
     @property
     def document(self) -> Document:
-        """The document that was told, by field."""
-        return decoded(self.encoded)
+        """The document that was told, by field; what is within is to be sent, and not read."""
+        return dict(self.encoded)
 
 
 @dataclass(frozen=True, slots=True)

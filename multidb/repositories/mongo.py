@@ -182,7 +182,7 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
         operation = self._operation("put")
         company = self._company(operation)
         check_version(version, operation)
-        document = decoded(self._new(new, operation, company))
+        document = self._new(new, operation, company)
         return await self._upserted(*self._putting(document, version), ("id",), operation, company)
 
     async def delete(self, id: UUID, *, version: int | None = None) -> bool:
@@ -303,18 +303,17 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
         change["$setOnInsert"] = {name: value for name, value in document.items() if name not in kept}
         return query, change
 
-    def _putting(self, document: Document, version: int) -> tuple[Query, Change]:
+    def _putting(self, document: Encoded, version: int) -> tuple[Query, Change]:
         """Return what finds a document by its id, and what puts it at a version unless it has a later one."""
-        once = {"created_at", *self._initial}
-        values = {name: {"$literal": value} for name, value in document.items() if name != "_id"}
-        later: Document = {name: value for name, value in values.items() if name not in once}
-        later |= dict.fromkeys(self._absent - values.keys() - once, "$$REMOVE") | {"version": version}
         is_new: Document = {"$eq": [{"$type": "$version"}, "missing"]}
         is_later: Document = {"$lt": [{"$ifNull": ["$version", 0]}, version]}
-        change = {name: {"$cond": [is_later, value, f"${name}"]} for name, value in later.items()}
-        for name in once & values.keys():
-            change[name] = {"$cond": [is_new, values[name], f"${name}"]}
-        return {"_id": document["_id"]}, [{"$set": change}]
+        once = [name for name in ("created_at", *self._initial) if name in document]
+        first = {name: {"$cond": [is_new, {"$literal": document[name]}, f"${name}"]} for name in once}
+        rest: Any = "$$ROOT"
+        for name in self._absent - set(document):
+            rest = {"$unsetField": {"field": name, "input": rest}}
+        put = {"$mergeObjects": [rest, {"$literal": document}, first, {"version": version}]}
+        return {"_id": document["_id"]}, [{"$replaceWith": {"$cond": [is_later, put, "$$ROOT"]}}]
 
     async def _change_one(
         self, query: Query, change: Change, operation: str, company: UUID | None, *, upsert: bool = False

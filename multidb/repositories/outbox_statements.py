@@ -12,7 +12,7 @@ from sqlalchemy.types import TypeEngine
 
 from multidb.stores.postgres.statements import Statement
 
-__all__ = ["CHANNEL", "DELETE", "FAIL", "FIND", "FOLLOWERS", "HEADS", "LOOK", "RETRY", "SKIP"]
+__all__ = ["CHANNEL", "DELETE", "FAIL", "FIND", "FOLLOWERS", "HEADS", "LOOK", "RETRY", "SKIP", "UNKNOWN"]
 
 #: What NOTIFY tells on.
 CHANNEL = "multidb_outbox"
@@ -22,10 +22,12 @@ _TYPES: dict[str, TypeEngine[Any]] = {
     **dict.fromkeys(("limit", "window", "floor", "bytes", "after"), sa.BigInteger()),
     **dict.fromkeys(("id",), sa.Uuid()),
     **dict.fromkeys(("ids",), sa.ARRAY(sa.Uuid(), dimensions=1)),
+    "heads": sa.ARRAY(sa.BigInteger()),
     **dict.fromkeys(("errors", "known", "streams"), sa.ARRAY(sa.Text())),
     "counts": sa.ARRAY(sa.Integer()),
     "delays": sa.ARRAY(sa.Interval()),
     "deaths": sa.ARRAY(sa.Boolean()),
+    "patience": sa.Interval(),
     "dead": sa.Boolean(),
     "store": sa.Text(),
 }
@@ -73,15 +75,28 @@ FOLLOWERS = _statement(
     f"""
     WITH chosen AS MATERIALIZED (
       SELECT {_FIELDS}, o.dead_at IS NULL AND o.due_at <= {_NOW} AND o.effect = ANY (:known) AS due
-      FROM unnest(:streams) AS s (stream) CROSS JOIN LATERAL (
-        SELECT * FROM outbox p
-        WHERE p.store = :store AND p.stream = s.stream ORDER BY p.version LIMIT :window) o
+      FROM unnest(:streams, :heads) AS s (stream, head) CROSS JOIN LATERAL (
+        SELECT * FROM outbox p WHERE p.store = :store AND p.stream = s.stream AND p.version > s.head
+        ORDER BY p.version LIMIT :window) o
       ORDER BY o.version LIMIT :limit)
     {_FITTING}
     """
 )
 #: Where those end that are looked at, if there are as many.
 LOOK = _statement(f"SELECT max(version) AS last, count(*) AS n FROM ({_LOOKED_AT}) AS looked")
+#: Of these, what no relay has known for so long.
+UNKNOWN = _statement(
+    f"""
+    UPDATE outbox SET attempts = attempts + 1, error = 'no relay has known this effect', dead_at = {_NOW}
+    WHERE id IN (
+      SELECT o.id FROM outbox o
+      WHERE o.store = :store AND o.dead_at IS NULL AND o.version > :floor
+        AND o.version <= (SELECT max(version) FROM ({_LOOKED_AT}) AS looked)
+        AND o.due_at <= {_NOW} - :patience AND o.effect <> ALL (:known)
+      FOR UPDATE SKIP LOCKED)
+    RETURNING id, effect
+    """
+)
 DELETE = _statement("DELETE FROM outbox WHERE id = ANY (:ids)")
 FAIL = _statement(
     f"""

@@ -46,6 +46,8 @@ _WINDOW = 5 * _BATCH
 #: For so many seconds a lane goes on behind what it has delivered, where the dead entries of all that lie.
 _NARROW = 1.0
 _POLL = 1.0
+#: For so long what is not known here is left to relays that do, of a newer version or with an application.
+_PATIENCE = timedelta(hours=1)
 #: Before a store that was away is asked again, in seconds, at most.
 _LONGEST_PAUSE = 5.0
 #: Before what failed is tried again: doubled each time.
@@ -222,7 +224,11 @@ class Lane:
 
     async def _look_further(self) -> bool:
         """Go on behind what was looked at, where nothing can be delivered now; tell whether there is more."""
-        (seen,) = await self._fetch(sql.LOOK, self._claim(), "look")
+        looked_at = self._claim()
+        (seen,) = await self._fetch(sql.LOOK, looked_at, "look")
+        if seen["n"]:
+            for row in await self._fetch(sql.UNKNOWN, {**looked_at, "patience": _PATIENCE}, "unknown"):
+                _log.warning("effect %s (%s) was given up: no relay has known it", row["id"], row["effect"])
         full = bool(seen["n"] == _WINDOW)
         # Once through, and then it waits: what is not due now will be, or will be told of.
         self._floor = seen["last"] if full else 0
@@ -246,16 +252,16 @@ class Lane:
             values = {
                 **self._claim(),
                 "streams": list(streams),
-                "limit": len(streams) + _BATCH,
+                "heads": [head["version"] for (head,) in streams.values()],
+                "limit": _BATCH,
                 "window": _BATCH,
             }
             stopped: set[str] = set()
             for row in await self._fetch(sql.FOLLOWERS, values, "claim"):
-                run = streams[row["stream"]]
                 if not row["due"]:
                     stopped.add(row["stream"])
-                if row["version"] > run[0]["version"] and row["stream"] not in stopped:
-                    run.append(row)
+                if row["stream"] not in stopped:
+                    streams[row["stream"]].append(row)
         return [*runs, *streams.values()]
 
     @staticmethod

@@ -8,7 +8,7 @@ The writes of many streams share a transaction, for one each would cost most of 
 fails for one of them, halves of it are made, and halves of these, until that one is alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, TypeAlias
 from uuid import UUID, uuid5
@@ -17,7 +17,8 @@ from multidb.errors import AlreadyExistsError, ConflictError, NotOpenError, Unav
 from multidb.models.fields import utc_now
 from multidb.repositories.effects import DocumentWrite
 from multidb.stores.mongo.client import MongoStore
-from multidb.stores.mongo.writes import Change
+from multidb.stores.mongo.documents import Document, encoded
+from multidb.stores.mongo.writes import Change, Insert, Write
 
 __all__ = ["Fenced", "Outcome", "write_once"]
 
@@ -102,11 +103,11 @@ async def _write(mongo: MongoStore, runs: Sequence[Run]) -> None:
     fences = await mongo.find(_COLLECTION, query, limit=len(by_id), operation=_OPERATION)
     passed = {fence["_id"]: fence["version"] for fence in fences}
     due = {id: [each for each in run if each.version > passed.get(id, 0)] for id, run in by_id.items()}
-    await _pass(mongo, {id: left[-1] for id, left in due.items() if left})
+    await _pass(mongo, {id: left[-1] for id, left in due.items() if left}, passed)
     # Of all streams the first, then of all the second, by kind: what follows its like is sent with it.
     ordered = sorted(
         ((place, each.write) for left in due.values() for place, each in enumerate(left)),
-        key=lambda each: (each[0], type(each[1].write).__name__),
+        key=lambda each: (each[0], _kind(each[1].write)),
     )
     by_collection: dict[str, list[DocumentWrite]] = {}
     for _, write in ordered:
@@ -120,21 +121,21 @@ async def _write(mongo: MongoStore, runs: Sequence[Run]) -> None:
             raise next(each.missing for each in writes if each.missing is not None)
 
 
-async def _pass(mongo: MongoStore, last: dict[UUID, Fenced]) -> None:
+async def _pass(mongo: MongoStore, last: Mapping[UUID, Fenced], there: Collection[UUID]) -> None:
     """Note how far streams have come. Raises: ConflictError if another delivery does so too."""
     now = utc_now()
-    changes = [
-        Change(
-            {"_id": id},
-            {"$set": {"version": each.version, "passed_at": now}, "$setOnInsert": {"stream": each.stream}},
-            upsert=True,
-        )
-        for id, each in last.items()
-    ]
-    if not changes:
+    writes: list[Write] = []
+    for id, each in last.items():
+        come: Document = {"version": each.version, "passed_at": now}
+        if id in there:
+            writes.append(Change({"_id": id}, {"$set": come}))
+        else:
+            fence = {"_id": id, "stream": each.stream, **come}
+            writes.append(Insert(encoded(fence, operation=_OPERATION)))
+    if not writes:
         return
     try:
-        await mongo.write(_COLLECTION, changes, operation=_OPERATION)
+        await mongo.write(_COLLECTION, sorted(writes, key=_kind), operation=_OPERATION)
     except AlreadyExistsError as error:
         raise ConflictError(
             "another delivery of this stream is under way",
@@ -142,3 +143,7 @@ async def _pass(mongo: MongoStore, last: dict[UUID, Fenced]) -> None:
             operation=_OPERATION,
             retryable=True,
         ) from error
+
+
+def _kind(write: Write) -> str:
+    return type(write).__name__

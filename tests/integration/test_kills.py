@@ -304,12 +304,12 @@ async def answers(call: Callable[[], Any]) -> bool:
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    ("total", "kills", "outage"),
-    [(200, 3, 0.3), pytest.param(20_000, 50, 10, marks=pytest.mark.torture)],
+    ("total", "count", "kills", "outage"),
+    [(100, 1, 1, 0.1), pytest.param(20_000, 2, 50, 10, marks=pytest.mark.torture)],
     ids=["short", "long"],
 )
 async def test_relays_killed_while_mongodb_and_redis_go_away(
-    stack: EmbeddedStack, settings: Settings, total: int, kills: int, outage: float
+    stack: EmbeddedStack, settings: Settings, total: int, count: int, kills: int, outage: float
 ):
     environment = {f"MULTIDB_{name.upper()}": value for name, value in urls(stack).items()}
     environment |= {"MULTIDB_MONGO_DRIVER": settings.mongo_driver, "MULTIDB_OPEN_TIMEOUT": "60"}
@@ -319,7 +319,7 @@ async def test_relays_killed_while_mongodb_and_redis_go_away(
         await asyncio.sleep(outage)
         await asyncio.to_thread(stack.start)
 
-    async with MultiDB(settings) as db, Relays(environment, 2) as relays:
+    async with MultiDB(settings) as db, Relays(environment, count) as relays:
         load = Transactions(db)
         await load.prepare(8)
         numbers = itertools.count()

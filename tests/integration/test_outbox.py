@@ -525,6 +525,14 @@ async def test_effects_that_cannot_be_delivered_hide_no_others(db: MultiDB, monk
     await until(delivered)
     await db.relay.close()
     assert await depth(db) == 45
+    # They are left to a relay that knows them, and not for ever.
+    monkeypatch.setattr(relaying, "_PATIENCE", timedelta(0))
+    await lane(db)._deliver()
+    given_up = await db.outbox.find(dead=True)
+    assert {(each.effect, each.error, each.attempts) for each in given_up} == {
+        ("later.version", "no relay has known this effect", 1)
+    }
+    assert (len(given_up), await db.outbox.retry_all()) == (10, 10)
 
 
 async def test_what_redis_did_not_hear_of_a_commit_is_an_effect_of_it(db: MultiDB):

@@ -52,6 +52,11 @@ _OPTIONS: CodecOptions[Document] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,
 )
 
+#: Of what is not read: all within is left as it is.
+_UNREAD: CodecOptions[RawBSONDocument] = CodecOptions(
+    document_class=RawBSONDocument, tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
+)
+
 
 def encoded(document: Mapping[str, Any], *, operation: str) -> Encoded:
     """Return a document as it will be sent.
@@ -99,7 +104,7 @@ def decoded(document: Encoded) -> Document:
 
 def encoded_already(raw: bytes) -> Encoded:
     """Return a document of its bytes, which were those of one that was to be sent."""
-    return RawBSONDocument(raw)
+    return RawBSONDocument(raw, _UNREAD)
 
 
 def messages(documents: Sequence[Encoded]) -> Iterator[tuple[int, Sequence[Encoded]]]:
