@@ -423,13 +423,46 @@ async def test_wherever_a_worker_is_cancelled_no_job_stays_with_it(
         jobs = [job async for job in db.jobs.stream()]
         assert {(job.state, job.attempt) for job in jobs} <= {("available", 0), ("completed", 1)}, place
         assert not len(worker._hold)
-        names = " ".join(repr(each.get_coro()) for each in asyncio.all_tasks())
-        assert not any(name in names for name in ("Hold.", "Finisher.", "Worker.", "keep_time")), names
+        assert not left_behind()
         await db.jobs.delete_many(queue="q")
         if not task.cancelled():
             assert [job.state for job in jobs] == ["completed"] * 3
             assert place > 6
             break
+
+
+async def test_what_a_worker_winds_up_it_winds_up_to_the_end(db: MultiDB, monkeypatch: pytest.MonkeyPatch):
+    finish, finishing, go_on = db.jobs.finish, asyncio.Event(), asyncio.Event()
+
+    async def slowly(endings: Any) -> Any:
+        finishing.set()
+        await go_on.wait()
+        return await finish(endings)
+
+    async def nothing(job: Job) -> None: ...
+
+    monkeypatch.setattr(db.jobs, "finish", slowly)
+    job = await db.jobs.enqueue(new("k"))
+    worker = Worker(db, queues=["q"], handlers={"k": nothing})
+    task = asyncio.create_task(worker.run())
+    await finishing.wait()
+    worker.stop()
+    for _ in range(2):
+        stopped, _ = await asyncio.wait([task], timeout=0.1)
+        assert not stopped
+        task.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not left_behind()
+    assert (await db.jobs.fetch(job.id)).state == "completed"
+
+
+def left_behind() -> list[str]:
+    """Return the tasks of workers."""
+    names = [repr(each.get_coro()) for each in asyncio.all_tasks()]
+    ours = ("Hold.", "Finisher.", "Worker.", "Attempt.", "keep_time")
+    return [name for name in names if any(own in name for own in ours)]
 
 
 class Stubborn:
@@ -537,8 +570,9 @@ async def test_a_worker_stops_where_it_cannot_go_on(db: MultiDB, monkeypatch: py
         raise LookupError
 
     monkeypatch.setattr(db.jobs, "heartbeat", broken)
-    with pytest.raises(LookupError):
-        await Worker(db, queues=["q"], handlers={}).run()
+    async with asyncio.timeout(10):
+        with pytest.raises(LookupError):
+            await Worker(db, queues=["q"], handlers={}).run()
 
 
 async def test_what_cannot_be_stored_now_is_stored_later(db: MultiDB, monkeypatch: pytest.MonkeyPatch):
