@@ -108,7 +108,8 @@ class Relays:
 
     async def __aexit__(self, *_: object) -> None:
         for each in self._running:
-            each.terminate()
+            with suppress(ProcessLookupError):  # one that was killed, and none was started in its place
+                each.terminate()
         async with asyncio.timeout(60):
             assert {await each.wait() for each in self._running} <= {0}
             await asyncio.gather(*self._reading)
@@ -130,7 +131,7 @@ class Relays:
             stderr=asyncio.subprocess.PIPE,
         )
         assert process.stderr is not None
-        # Then it is open: a relay that is killed before has delivered nothing. Of a store that is away it warns.
+        # Then it is open: a relay that is killed before has delivered nothing. It may warn of a store first.
         async for line in process.stderr:
             if line == b"Delivering.\n":
                 break
