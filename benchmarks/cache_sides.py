@@ -14,7 +14,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from benchmarks.measuring import OURS
 from multidb import MultiDB, User
 
-__all__ = ["SIDES", "Kind", "Side"]
+__all__ = ["LOCAL_SIDES", "SIDES", "Kind", "Side"]
 
 TTL = timedelta(minutes=10)
 
@@ -133,10 +133,41 @@ async def _ours(db: MultiDB, user: User, loading: Loading | None = None) -> Asyn
     yield _Loaded(get)
 
 
+async def _cashews_in_memory(_: MultiDB, user: User) -> AsyncIterator[Side]:
+    cache: Any = importlib.import_module("cashews").Cache()
+    cache.setup("mem://", size=1_000_000)
+    await cache.init()
+    load = _loader(user, None)
+
+    async def get(n: int) -> User:
+        return await load(n)
+
+    try:
+        yield _Loaded(cache(ttl=TTL, key="cashews:{n}")(get))
+    finally:
+        await cache.close()
+
+
+async def _ours_locally(db: MultiDB, user: User) -> AsyncIterator[Side]:
+    load = _loader(user, None)
+
+    @db.cached("ours:local:{n}", ttl=TTL, local=True)
+    async def get(n: int) -> User:
+        return await load(n)
+
+    yield _Loaded(get)
+
+
 #: All that there are, by name.
 SIDES: dict[str, Kind] = {
     "redis-py GET": Kind("redis", _bare),
     "cashews": Kind("cashews", _cashews),
     "aiocache": Kind("aiocache", _aiocache),
     OURS: Kind("multidb", _ours),
+}
+
+#: Those that keep what they have in the process.
+LOCAL_SIDES: dict[str, Kind] = {
+    "cashews, in memory": Kind("cashews", _cashews_in_memory),
+    OURS: Kind("multidb", _ours_locally),
 }

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.job_sides import POOL, Ours, Side, peers
+from benchmarks.job_turns import turns
 from benchmarks.measuring import (
     OURS,
     Call,
@@ -56,6 +57,9 @@ class Sizes(Lengths):
     #: For how long a transaction is held open, and jobs come at 100 a second.
     held: float = 60.0
     paced: float = 20.0
+    #: Jobs in the queue, and those whose start is waited for, where companies have their turns.
+    backlog: int = 100_000
+    waiting: int = 200
 
 
 QUICK = Sizes(
@@ -65,6 +69,8 @@ QUICK = Sizes(
     finished=50_000,
     held=5.0,
     paced=3.0,
+    backlog=10_000,
+    waiting=40,
 )
 
 
@@ -145,6 +151,24 @@ async def latencies(run: Run) -> None:
         table.row(name, len(waits), *told, "99 % under 50 ms" if name == OURS else "")
 
 
+async def fairness(run: Run) -> None:
+    """How long others wait for a company that has nine tenths of all."""
+    backlog = run.sizes.backlog
+    table = run.table(
+        "In turns of companies: from enqueueing to the start of the handler, of nine companies' jobs",
+        *("what", "jobs", "median", "99 %", "median of the first", "target"),
+    )
+    alone, among, left = await turns(run.db, backlog=backlog, number=run.sizes.waiting)
+    for what, waits in (
+        ("in an empty queue", alone),
+        (f"beside a company that has nine tenths of {backlog:,} jobs, {left:,} in the end", among),
+    ):
+        told = [f"{waits[len(waits) * share // 100] * 1000:.1f} ms" for share in (50, 99)]
+        ratio = waits[len(waits) // 2] / alone[len(alone) // 2]
+        table.row(what, len(waits), *told, f"{ratio:.2f}", "at most 2" if waits is among else "")
+    await run.ours.empty()
+
+
 async def decays(run: Run) -> None:
     """Whether ours slows down with what is stored, or while old rows cannot be cleared away."""
     table = run.table(
@@ -202,6 +226,7 @@ SECTIONS: dict[str, Callable[[Run], Awaitable[None]]] = {
     "enqueue": enqueues,
     "drain": drains,
     "latency": latencies,
+    "turns": fairness,
     "decay": decays,
 }
 

@@ -123,7 +123,7 @@ class MultiDB:
         #: What is cached: its metrics, and the tags.
         self.cache = CacheAside(self._connections.redis, self._connections.postgres, self.settings)
         self._connections.before_closing.append(self.cache.close)
-        self.routes = route_all([*BUILT_IN, *repositories])
+        self.routes = route_all([*BUILT_IN, *repositories], local=self.settings.cache_local)
         self._repositories: dict[type[Repository], Repository] = {}
         resources = Resources(
             settings=self.settings,

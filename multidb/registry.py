@@ -89,10 +89,12 @@ BUILT_IN: tuple[type[Repository], ...] = (
 _PLANNED = (Route("cache", "redis", "cache:user:{user_id}"),)
 
 
-def route_all(repositories: Collection[type[Repository]]) -> tuple[Route, ...]:
-    """Return the routes of these repositories, each checked.
+def route_all(
+    repositories: Collection[type[Repository]], *, local: Collection[str] = ()
+) -> tuple[Route, ...]:
+    """Return the routes of these repositories, each checked; `local` is `Settings.cache_local`.
 
-    Raises: ConfigurationError if one is declared wrongly, or two claim the same.
+    Raises: ConfigurationError if one is declared wrongly, two claim the same, or none is `local`.
     """
     routes: list[Route] = []
     taken: dict[str, type[Repository]] = {}
@@ -113,6 +115,12 @@ def route_all(repositories: Collection[type[Repository]]) -> tuple[Route, ...]:
                     raise ConfigurationError(
                         f"{repository.__name__}: `{name}` is about `{relation.entity}`, which is not wired"
                     )
+    cached = {each.entity() for each in repositories if issubclass(each, PostgresReader) and each.cache}
+    if strangers := sorted(set(local) - cached):
+        raise ConfigurationError(
+            f"MULTIDB_CACHE_LOCAL must name entities whose rows are cached: `{strangers[0]}` is none; "
+            f"there is {', '.join(sorted(cached))}"
+        )
     return tuple(routes)
 
 

@@ -354,6 +354,12 @@ class Settings(PostgresSettings, MongoSettings):
     cache_wait: Seconds = timedelta(seconds=5)
     #: From how many bytes on a value is compressed.
     cache_compress_above: Annotated[int, Field(ge=0)] = 4096
+    #: Entities whose cached rows are kept in the process too, as if their policy had `local`: `users`.
+    cache_local: Annotated[frozenset[str], NoDecode, BeforeValidator(_words)] = frozenset()
+    #: About how many bytes of memory the copies may take that are kept in the process; 0 for none.
+    cache_local_bytes: Annotated[int, Field(ge=0)] = 32 * 2**20
+    #: How long after the commit of another process such a copy may be served, at most.
+    cache_local_staleness: Annotated[Seconds, Field(ge=timedelta(seconds=0.05))] = timedelta(seconds=1)
     #: How long a session lives after it was created.
     session_lifetime: Seconds = timedelta(days=14)
     #: How long a session lives unused.

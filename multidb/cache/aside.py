@@ -11,6 +11,7 @@ from multidb.cache.entry import Held
 from multidb.cache.family import CacheMetrics, Family
 from multidb.cache.flights import Flights
 from multidb.cache.leases import NOTHING, Entry, Leases
+from multidb.cache.local import LocalTier
 from multidb.cache.marks import Marks
 from multidb.cache.policy import CachePolicy
 from multidb.errors import MultiDBError, NotOpenError
@@ -49,12 +50,14 @@ class CacheAside:
         self._families: dict[object, Family] = {}
         self._flights = Flights()
         self.outage = Outage(_log, "reads go to the store")
+        self._local = LocalTier(redis, settings)
         self._leases = Leases(redis, self.outage, settings)
         self._marks = Marks(
             redis,
             self.outage,
             # A write may wait for a connection and then for its answer, after its mark was waited for.
             lifetime=2 * settings.postgres_timeout + settings.redis_timeout,
+            told=self._local.drop,
         )
 
     @property
@@ -66,9 +69,16 @@ class CacheAside:
         """Return the key pattern of entries, with the prefix of the settings in front."""
         return self._redis.pattern(key)
 
-    def family(self, declared: object, policy: CachePolicy, codec: Codec, operation: str) -> Family:
-        """Return the family of what is declared: one, however often it is asked for."""
+    def family(
+        self, declared: object, policy: CachePolicy, codec: Codec, operation: str, tags: Sequence[str] = ()
+    ) -> Family:
+        """Return the family of what is declared: one, however often it is asked for.
+
+        Raises: ConfigurationError for a policy that these servers do not allow.
+        """
         if declared not in self._families:
+            if policy.local:
+                self._local.admit([self.pattern(each) for each in (policy.key, *tags)], operation)
             self._families[declared] = Family(policy, codec, operation)
         return self._families[declared]
 
@@ -86,14 +96,24 @@ class CacheAside:
         where it decides what is loaded. What would not come back from its bytes as it is, is
         returned and not stored: that is logged. What `load` raises is raised, and nothing is stored.
         """
+        family = entry.family
+        places = None
+        if family.policy.local:
+            kept: T = self._kept(entry)
+            if kept is not NOTHING:
+                family.metrics.hits += 1
+                family.metrics.local_hits += 1
+                return kept
+            places = self._local.reserve(entry)
         seen = await self._look(entry)
         if seen is None:
             return await load()
-        family = entry.family
         value = self._leases.value(entry, seen)
         found: T = self._leases.decoded(entry, value)
         if value is not None and found is not NOTHING:
             family.metrics.hits += 1
+            if places is not None:
+                self._local.fill(places, entry, value, found)
             if family.is_due(value):
                 slot = ("early", entry.key, scope)
                 self._flights.begin(slot, lambda _: self._leases.refresh_early(entry, load, seen))
@@ -117,35 +137,33 @@ class CacheAside:
         """
         if not entries:
             return {}
-        seen = None if self.bypassed else await self._look_at_all(entries)
-        if seen is None:
+        if self.bypassed:
             return dict(await load(list(entries)))
-        found: dict[K, T] = {}
-        missing: dict[K, tuple[Entry, bytes | None]] = {}
-        for (each, entry), held in zip(entries.items(), seen, strict=True):
-            value = self._leases.decoded(entry, self._leases.value(entry, held))
-            if value is NOTHING or entry.key in self._marks.owed:
-                missing[each] = entry, held.held
-            else:
-                found[each] = value
-        metrics = next(iter(entries.values())).family.metrics
-        metrics.hits += len(found)
-        metrics.misses += len(missing)
-        if missing:
-            found.update(await self._leases.load_many(missing, load))
+        family = next(iter(entries.values())).family
+        kept = {each: self._kept(entry) for each, entry in entries.items()} if family.policy.local else {}
+        found: dict[K, T] = {each: value for each, value in kept.items() if value is not NOTHING}
+        family.metrics.hits += len(found)
+        family.metrics.local_hits += len(found)
+        if len(found) < len(entries):
+            asked = {each: entry for each, entry in entries.items() if each not in found}
+            found.update(await self._get_asked(asked, load))
         return {each: found[each] for each in entries if each in found}
 
     async def peek(self, entry: Entry) -> object:
         """Return the value of an entry if it is there, else None. Nothing is loaded or stored."""
-        seen = await self._look(entry)
-        found = NOTHING if seen is None else self._leases.decoded(entry, self._leases.value(entry, seen))
+        found = self._kept(entry)
+        if found is NOTHING and (seen := await self._look(entry)) is not None:
+            found = self._leases.decoded(entry, self._leases.value(entry, seen))
         return None if found is NOTHING else found
 
     async def refresh(self, entry: Entry, load: Callable[[], Awaitable[T]]) -> T:
         """Load the value of an entry whatever it holds, store it, and return it."""
         if self._goes_to_the_store(entry):
             return await load()
-        refreshed: T = await self._leases.refresh(entry, load)
+        try:
+            refreshed: T = await self._leases.refresh(entry, load)
+        finally:
+            self._local.drop([entry.key])
         return refreshed
 
     # --- what has changed
@@ -186,6 +204,38 @@ class CacheAside:
         await self._flights.close(self._settings.close_timeout.total_seconds())
         await self._marks.close()
 
+    def _kept(self, entry: Entry) -> Any:
+        """Return what the local tier has of an entry, or NOTHING."""
+        if not entry.family.policy.local or self._goes_to_the_store(entry):
+            return NOTHING
+        return self._local.find(entry)
+
+    async def _get_asked(
+        self, entries: Mapping[K, Entry], load: Callable[[Sequence[K]], Awaitable[Mapping[K, T]]]
+    ) -> Mapping[K, T]:
+        """Return the values of entries by one look at Redis, and one load."""
+        places = [self._local.reserve(entry) for entry in entries.values()]
+        seen = await self._look_at_all(list(entries.values()))
+        if seen is None:
+            return await load(list(entries))
+        found: dict[K, T] = {}
+        missing: dict[K, tuple[Entry, bytes | None]] = {}
+        for (each, entry), place, held in zip(entries.items(), places, seen, strict=True):
+            value = self._leases.value(entry, held)
+            copy = self._leases.decoded(entry, value)
+            if value is None or copy is NOTHING or entry.key in self._marks.owed:
+                missing[each] = entry, held.held
+            else:
+                found[each] = copy
+                if place is not None:
+                    self._local.fill(place, entry, value, copy)
+        metrics = next(iter(entries.values())).family.metrics
+        metrics.hits += len(found)
+        metrics.misses += len(missing)
+        if missing:
+            found.update(await self._leases.load_many(missing, load))
+        return found
+
     def _goes_to_the_store(self, entry: Entry) -> bool:
         owed = self._marks.owed
         return self.bypassed or (bool(owed) and any(key in owed for key in (entry.key, *entry.tags)))
@@ -202,9 +252,9 @@ class CacheAside:
             self.outage.began(error)
             return None
 
-    async def _look_at_all(self, entries: Mapping[K, Entry]) -> list[Held] | None:
+    async def _look_at_all(self, entries: Sequence[Entry]) -> list[Held] | None:
         try:
-            return await self._leases.look_at_all(list(entries.values()))
+            return await self._leases.look_at_all(entries)
         except NotOpenError:
             raise
         except MultiDBError as error:

@@ -103,7 +103,9 @@ class CachedFunction(Generic[P, R]):
         self.__wrapped__ = function
         self._declaration = declaration
         self._cache = cache
-        self._family = cache.family(declaration, declaration.policy, declaration.codec, declaration.operation)
+        self._family = cache.family(
+            declaration, declaration.policy, declaration.codec, declaration.operation, declaration.tags
+        )
         self._pattern = cache.pattern(declaration.policy.key)
         self._tags = [cache.pattern(tag) for tag in declaration.tags]
 

@@ -78,6 +78,10 @@ class Family:
         """For how many milliseconds an entry may live, in all."""
         return int(self.policy.ttl.total_seconds() * 1000) + self.kept_after + 1000
 
+    def hardly_due_until(self, value: Value) -> int:
+        """Return until when, in Unix milliseconds, hardly one caller in a hundred is told that it is due."""
+        return value.fresh_until - int(5 * value.took / 1000 * self.policy.early_refresh)
+
     def is_due(self, value: Value) -> bool:
         """Tell whether this caller is to load a fresh value anew: the likelier the nearer its end.
 

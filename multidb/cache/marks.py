@@ -8,7 +8,7 @@ is part of the commit too, in the outbox: whatever becomes of the process, a rel
 import asyncio
 import json
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 
 from multidb.errors import MultiDBError
@@ -30,10 +30,21 @@ _MOST_OWED = 10_000
 class Marks:
     """Marks the entries of the cache around commits."""
 
-    def __init__(self, redis: RedisStore, outage: Outage, *, lifetime: timedelta) -> None:
-        """`lifetime` is longer than what stands between a mark and the end of its commit may take."""
+    def __init__(
+        self,
+        redis: RedisStore,
+        outage: Outage,
+        *,
+        lifetime: timedelta,
+        told: Callable[[Collection[str]], None],
+    ) -> None:
+        """`lifetime` is longer than what stands between a mark and the end of its commit may take.
+
+        `told` is called with the entries once Redis has been told of them, or could not be.
+        """
         self._redis = redis
         self._outage = outage
+        self._told = told
         self._lives = int(lifetime.total_seconds() * 1000)
         #: By entry, the marks of it that are to be taken back; '' stands for none.
         self.owed: dict[str, set[str]] = {}
@@ -52,6 +63,8 @@ class Marks:
         except MultiDBError as error:
             self._outage.began(error)
             return False
+        finally:
+            self._told(keys)
         self._outage.over()
         return True
 
@@ -83,7 +96,10 @@ class Marks:
             for key, tokens in marks.items()
             for token in tokens
         ]
-        await self._redis.send(commands, operation=_OPERATION, insist=True)
+        try:
+            await self._redis.send(commands, operation=_OPERATION, insist=True)
+        finally:
+            self._told(marks)
         self._outage.over()
 
     async def _pay_all(self) -> None:

@@ -22,6 +22,9 @@ class CacheOptions(TypedDict, total=False):
     stale_if_error: timedelta
     #: For how long None is kept; None for not at all, as it is.
     negative_ttl: timedelta | None
+    #: Whether copies are kept in the process too, which may be served for a moment after another process's
+    #: commit, `Settings.cache_local_staleness` at most; False.
+    local: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class CachePolicy:
     early_refresh: float = 1.0
     stale_if_error: timedelta = timedelta(0)
     negative_ttl: timedelta | None = None
+    local: bool = False
 
     def check(self, owner: str) -> None:
         """Raise: ConfigurationError for a value that is out of bounds."""

@@ -170,7 +170,7 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         """Make jobs whose lease has ended available again, or dead after their last attempt; return how many.
 
         Workers do it all the time. It also brings on jobs that waited for others, where the process
-        that finished those died before it could.
+        that finished those died before it could, or they were deleted.
         """
         rescued = 0
         while True:
@@ -179,8 +179,9 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
             rescued += len(rows)
             if len(rows) < _LOST:
                 break
-        unsettled = await self._fetch(sql.UNSETTLED, {"limit": _LOST}, "jobs.rescue")
-        await self._settle([row["id"] for row in unsettled])
+        for neglected in (sql.UNSETTLED, sql.GONE):
+            rows = await self._fetch(neglected, {"limit": _LOST}, "jobs.rescue")
+            await self._settle([row["id"] for row in rows])
         return rescued
 
     # --- under a claim

@@ -7,7 +7,10 @@ from typing import Any, Literal
 from multidb.errors import DataError
 from multidb.models.jobs import Job
 
-__all__ = ["Ending", "Told", "checked_delay", "checked_lease", "checked_share", "error_text"]
+__all__ = ["LOST", "Ending", "Told", "checked_delay", "checked_lease", "checked_share", "error_text"]
+
+#: Why an attempt failed whose worker no longer kept its lease up.
+LOST = "the worker was lost: its lease ended"
 
 _SHORTEST, _LONGEST = timedelta(milliseconds=100), timedelta(days=1)
 _LONGEST_ERROR = 10_000
@@ -57,5 +60,13 @@ def checked_delay(delay: object, operation: str) -> timedelta:
 
 def error_text(error: str | BaseException) -> str:
     """Return an error as a text that PostgreSQL and MongoDB hold: of a long one, the beginning."""
-    text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error
+    text = _told(error) if isinstance(error, BaseException) else error
     return text.replace("\0", "\ufffd").encode("utf-8", "backslashreplace").decode()[:_LONGEST_ERROR]
+
+
+def _told(error: BaseException) -> str:
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}"
+    except Exception:  # a handler's error may be anything, also one that cannot say what it is
+        return name

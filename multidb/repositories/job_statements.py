@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine
 
 from multidb.models.jobs import Job
+from multidb.repositories.job_endings import LOST
 from multidb.stores.postgres.statements import Statement
 
 __all__ = [
@@ -21,11 +22,12 @@ __all__ = [
     "BEAT",
     "CANCEL",
     "CHANNEL",
-    "COPIES",
     "DISCARD",
     "END",
     "EXPIRE_KEYS",
+    "GONE",
     "HOLDER",
+    "HOW",
     "LIMIT",
     "LIMITS",
     "LOCK_LIMITS",
@@ -92,15 +94,16 @@ def claim(*, fair: bool, limited: bool, company: bool, narrow: bool = False) -> 
     limits, and not have looked at a job before. With `company`, of `:company` alone. If narrow, only
     jobs whose time was not before `:floor`.
     """
-    ours = f"{_READY}{' AND j.company_id = :company' if company else ''}"
     if fair or limited:
+        ours = f"{_READY}{' AND j.company_id = :company' if company else ''}"
         picked = _shared_out(ours, fair=fair, limited=limited)
     else:
-        ours += " AND j.run_at >= :floor" if narrow else ""
+        ours = f"{_READY}{' AND j.run_at >= :floor' if narrow else ''} AND {_UNLIMITED}"
         picked = f"""
             WITH picked AS MATERIALIZED (
-              SELECT j.ctid AS place FROM ai_processing_jobs j WHERE {ours} AND {_UNLIMITED}
-              {_IN_ORDER} LIMIT :limit FOR UPDATE SKIP LOCKED)"""
+              SELECT j.ctid AS place FROM ai_processing_jobs j
+              WHERE {_of("company_id", ":company", ours) if company else f"{ours} {_IN_ORDER}"}
+              LIMIT :limit FOR UPDATE SKIP LOCKED)"""
     return _statement(
         f"""{picked}
             UPDATE ai_processing_jobs j SET
@@ -117,13 +120,12 @@ def _shared_out(ours: str, *, fair: bool, limited: bool) -> str:
     chance decides. Two who claim at a time rank the same jobs, so twice as many are looked at as wanted.
     """
     by = "company_id" if fair else "concurrency_key"
+    there, in_turn = "j.queue = :queue AND j.state = 'available'", _by_groups(by)
     columns = (
         "j.id, j.priority, j.run_at, coalesce(j.company_id, {nobody}) AS company, j.concurrency_key AS key"
     )
-    some = (
-        f"SELECT {columns.format(nobody=_NOBODY)} FROM ai_processing_jobs j"
-        f" WHERE {ours} AND j.{by} {{of}} {_IN_ORDER} LIMIT :limit"
-    )
+    some = f"SELECT {columns.format(nobody=_NOBODY)} FROM ai_processing_jobs j WHERE {{whose}} LIMIT :limit"
+    one, nobodys = some.format(whose=_of(by, "g.id", ours)), some.format(whose=_of(by, None, ours))
     turn = f"row_number() OVER (PARTITION BY c.company {_in_order('c')}) + coalesce(r.n, 0)" if fair else "0"
     chance = "random()" if fair else "extract(epoch FROM c.run_at)"
     room = "least(:limit, greatest(0, :at_most - (SELECT count(*) FROM running)))" if limited else ":limit"
@@ -131,17 +133,15 @@ def _shared_out(ours: str, *, fair: bool, limited: bool) -> str:
     return f"""
         WITH RECURSIVE groups AS (
           (SELECT j.{by} AS id FROM ai_processing_jobs j
-           WHERE j.queue = :queue AND j.state = 'available' AND j.{by} IS NOT NULL ORDER BY j.{by} LIMIT 1)
+           WHERE {there} AND j.{by} IS NOT NULL {in_turn} LIMIT 1)
           UNION ALL
-          SELECT (SELECT j.{by} FROM ai_processing_jobs j
-                  WHERE j.queue = :queue AND j.state = 'available' AND j.{by} > g.id ORDER BY j.{by} LIMIT 1)
+          SELECT (SELECT j.{by} FROM ai_processing_jobs j WHERE {there} AND j.{by} > g.id {in_turn} LIMIT 1)
           FROM groups g WHERE g.id IS NOT NULL),
         running AS MATERIALIZED (
           SELECT coalesce(j.company_id, {_NOBODY}) AS company, j.concurrency_key AS key
           FROM ai_processing_jobs j WHERE j.queue = :queue AND j.state = 'running'),
         candidates AS MATERIALIZED (
-          SELECT c.* FROM groups g CROSS JOIN LATERAL ({some.format(of="= g.id")}) c
-          UNION ALL ({some.format(of="IS NULL")})),
+          SELECT c.* FROM groups g CROSS JOIN LATERAL ({one}) c UNION ALL ({nobodys})),
         ranked AS MATERIALIZED (
           SELECT c.*, {turn} AS turn, {chance} AS chance
           FROM candidates c
@@ -155,8 +155,23 @@ def _shared_out(ours: str, *, fair: bool, limited: bool) -> str:
           ORDER BY p.turn, p.priority, p.chance, p.id LIMIT 2 * :limit),
         picked AS MATERIALIZED (
           SELECT j.ctid AS place FROM first f JOIN ai_processing_jobs j ON j.id = f.id
-          WHERE j.state = 'available' AND {"true" if limited else _UNLIMITED}
+          WHERE j.state || '' = 'available' AND {"true" if limited else _UNLIMITED}
           ORDER BY f.turn, f.priority, f.chance, f.id LIMIT {room} FOR UPDATE OF j SKIP LOCKED)"""
+
+
+def _of(by: str, one: str | None, ours: str) -> str:
+    """Return the condition and the order of those of `ours` that are of one company or key, or of none.
+
+    By an equation the column would no longer count in the order, and a plan might follow the order of
+    the whole queue, past the jobs of all others.
+    """
+    if one is None:
+        return f"{ours} AND j.{by} IS NULL {_IN_ORDER}"
+    return f"{ours} AND j.{by} BETWEEN {one} AND {one} {_by_groups(by)}"
+
+
+def _by_groups(by: str) -> str:
+    return _IN_ORDER.replace("BY ", f"BY j.{by}, ")
 
 
 def _in_order(row: str) -> str:
@@ -228,7 +243,7 @@ RESCUE = _statement(
             WHEN j.attempt >= j.max_attempts THEN 'dead'
             ELSE 'available' END,
           run_at = {_NOW},
-          error = 'the worker was lost: its lease ended',
+          error = '{LOST}',
           lease_until = NULL,
           finished_at = CASE
             WHEN j.cancel_requested_at IS NULL AND j.attempt < j.max_attempts THEN NULL ELSE {_NOW} END,
@@ -275,6 +290,13 @@ SETTLED = _statement(
 UNSETTLED = _statement(
     """SELECT id FROM ai_processing_jobs
        WHERE awaited AND state IN ('completed', 'cancelled') ORDER BY finished_at LIMIT :limit"""
+)
+#: What the first of those that wait depend on, and is gone: deleted by hand, or with its company.
+GONE = _statement(
+    """SELECT DISTINCT needed.id
+       FROM (SELECT depends_on FROM ai_processing_jobs WHERE state = 'waiting' ORDER BY id LIMIT :limit) w
+       CROSS JOIN LATERAL unnest(w.depends_on) AS needed (id)
+       WHERE NOT EXISTS (SELECT FROM ai_processing_jobs d WHERE d.id = needed.id)"""
 )
 
 # --- keys
@@ -355,5 +377,6 @@ STATS = _statement(
         GROUP BY c.queue, q.at_most, q.at_most_per_key ORDER BY c.queue"""
 )
 
-#: Whether COPY may be used: PostgreSQL refuses it where row level security holds for the login.
-COPIES = _statement("SELECT NOT row_security_active('ai_processing_jobs') AS copies")
+#: Whether COPY may be used, which PostgreSQL refuses where row level security holds for the login; and
+#: the time, by the clock that says what is due.
+HOW = _statement(f"SELECT NOT row_security_active('ai_processing_jobs') AS copies, {_NOW} AS now")

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 from uuid import UUID
 
@@ -52,7 +53,7 @@ class JobRepository(JobClaims):
         Inside `db.tenant(...)` it is that company's. Calls that meet share one statement.
 
         Raises: AlreadyExistsError if the id is taken; NotFoundError if it depends on a job there is
-        not; ConstraintError, as for a document of another company; DataError.
+        not; ConstraintError, as for a document of another company; DataError, also if it depends on itself.
         """
         operation = self._operation("enqueue")
         company = self._company(operation)
@@ -60,7 +61,7 @@ class JobRepository(JobClaims):
         if new.depends_on:
             async with self._resources.postgres.transactions.begin():
                 job, _ = await self._enqueued(values, company)
-                await self._await([new], operation, company)
+                await self._await({new.id: new.depends_on}, operation, company)
                 job = await self._get(job.id, company)
         else:
             job, _ = await self._enqueued(values, company)
@@ -76,25 +77,31 @@ class JobRepository(JobClaims):
         on each other. Takes any number, also from an iterator or an async iterator, 5,000 a round trip:
         by COPY, unless they have keys or the login is subject to row level security.
 
-        Raises: AlreadyExistsError; NotFoundError; ConstraintError; DataError.
+        Raises: AlreadyExistsError; NotFoundError; ConstraintError; DataError, also if they depend on each
+        other in a circle.
         """
         operation = self._operation("enqueue_many")
         company = self._company(operation)
         count = 0
+        waiting: dict[UUID, tuple[UUID, ...]] = {}
         async with self._resources.postgres.transactions.begin():
+            how = (await self._fetch(sql.HOW, {}, operation))[0]
             async for chunk in chunks(new, _CHUNK):
-                count += await self._enqueue_chunk(chunk, operation, company)
+                count += await self._enqueue_chunk(chunk, how, operation, company)
+                waiting |= {each.id: each.depends_on for each in chunk if each.depends_on}
                 self._tell(chunk)
                 if progress is not None:
                     progress(count)
+            await self._await(waiting, operation, company)
         return count
 
-    async def _enqueue_chunk(self, chunk: Sequence[NewJob], operation: str, company: UUID | None) -> int:
+    async def _enqueue_chunk(
+        self, chunk: Sequence[NewJob], how: Record, operation: str, company: UUID | None
+    ) -> int:
         rows = [self._queued(each, operation, company) for each in chunk]
         keyed = [each for each in chunk if each.idempotency_key is not None]
         names = list(dict.fromkeys(name for row in rows for name in row))
-        now = utc_now()
-        rows = [{name: row.get(name, now) for name in names} for row in rows]
+        rows = [{name: row.get(name, how["now"]) for name in names} for row in rows]
         crud = self._crud(company)
         stored = len(rows)
         if keyed:
@@ -102,13 +109,12 @@ class JobRepository(JobClaims):
             # Of an id that is taken it must be told, and of a key that is held not.
             statement = crud.insert_new(names, unique_index(self.table, _KEY))
             stored = len(await self._run("enqueue_many", statement, crud.arrays(rows), company))
-        elif company is None and await self._copies(operation):
+        elif company is None and how["copies"]:
             await self._resources.postgres.copy(
                 self.table.name, names, crud.records(rows), operation=operation, columns_of=self.unique
             )
         else:
             await self._run("enqueue_many", crud.insert_many(names), crud.arrays(rows), company)
-        await self._await(chunk, operation, company)
         return stored
 
     async def _enqueued(self, values: dict[str, Any], company: UUID | None) -> tuple[Job, bool]:
@@ -139,17 +145,27 @@ class JobRepository(JobClaims):
         }
         await self._run("enqueue_many", sql.EXPIRE_KEYS, given, company)
 
-    async def _await(self, new: Iterable[NewJob], operation: str, company: UUID | None) -> None:
+    async def _await(
+        self, waiting: Mapping[UUID, tuple[UUID, ...]], operation: str, company: UUID | None
+    ) -> None:
         """Have the jobs that others depend on tell how they end; those that have are told of at once."""
-        needed = {id for each in new for id in each.depends_on}
-        if not needed:
+        if not waiting:
             return
-        there = await self._run("enqueue", sql.AWAIT, {"ids": sorted(needed)}, company)
-        if missing := needed - {row["id"] for row in there}:
+        try:
+            TopologicalSorter(waiting).prepare()
+        except CycleError as error:
+            circle = ", ".join(map(str, error.args[1][1:]))
+            raise DataError(
+                f"`depends_on`: these wait for each other, and none would begin: {circle}",
+                operation=operation,
+            ) from error
+        needed = sorted({id for ids in waiting.values() for id in ids})
+        there = await self._run("enqueue", sql.AWAIT, {"ids": needed}, company)
+        if missing := set(needed) - {row["id"] for row in there}:
             raise NotFoundError(
                 f"`depends_on`: no Job has the id {min(missing)}", store="postgres", operation=operation
             )
-        await self._settle(sorted(needed))
+        await self._settle(needed)
 
     def _queued(self, new: NewJob, operation: str, company: UUID | None) -> dict[str, Any]:
         """Return a new job by column. Where it says nothing of when, the server's clock does."""
@@ -171,9 +187,6 @@ class JobRepository(JobClaims):
         """Wake the workers, but for what is due later."""
         soon = utc_now() + timedelta(milliseconds=50)
         self._wakeups.tell({each.queue for each in new if not each.depends_on and each.run_at <= soon})
-
-    async def _copies(self, operation: str) -> bool:
-        return bool((await self._fetch(sql.COPIES, {}, operation))[0]["copies"])
 
     # --- looking after them
 

@@ -1,6 +1,7 @@
 """`PostgresReader`: the calls every table has that change nothing."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Generic, cast, get_type_hints
 from uuid import UUID
 
@@ -90,9 +91,12 @@ class PostgresReader(Repository, Generic[ModelT]):
         self._read = row_reader(cast(type[ModelT], self.model), self.table, self._operation("read"))
         self._shared = SharedReads(resources.postgres, self._crud, self._run, self._read)
         if self.cache is not None:
-            self._cache_key = resources.cache.pattern(self.cache.key)
+            policy = self.cache
+            if self.entity() in resources.settings.cache_local:
+                policy = replace(policy, local=True)
+            self._cache_key = resources.cache.pattern(policy.key)
             self._family = resources.cache.family(
-                self, self.cache, Codec(self.model | None), self._operation("get")
+                self, policy, Codec(self.model | None), self._operation("get")
             )
 
     @classmethod
@@ -121,7 +125,8 @@ class PostgresReader(Repository, Generic[ModelT]):
     async def get(self, id: UUID, *, include: Sequence[str] = ()) -> ModelT | None:
         """Return the row with this id, or None.
 
-        Never older than any write whose call had returned; inside a transaction, what it sees.
+        Never older than any write whose call had returned (with `CachePolicy.local`, in this process);
+        inside a transaction, what it sees.
         `include` names relations to load with it, one round trip each, shared with the calls that
         meet it.
 
@@ -130,7 +135,7 @@ class PostgresReader(Repository, Generic[ModelT]):
         operation = self._operation("get")
         checked_id(id, operation)
         company = self._company(operation)
-        if self.cache is None or self._resources.cache.bypassed:
+        if self.cache is None:
             row = await self._shared.load(id, company)
         else:
             row = await self._resources.cache.get(

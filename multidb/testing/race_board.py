@@ -41,7 +41,11 @@ class Board:
 
     def floor(self, key: int) -> int:
         """Return what is known to be committed: no read that begins now may be given less."""
-        return max(self._get(process * self._keys + key) for process in range(self._processes))
+        return max(self.floor_of(process, key) for process in range(self._processes))
+
+    def floor_of(self, process: int, key: int) -> int:
+        """Return what is known to be committed by one process."""
+        return self._get(process * self._keys + key)
 
     def count(self, process: int, what: int) -> None:
         """Count a read, a write or an error."""

@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -36,6 +37,9 @@ class Worker:
         self._places = {id: place for place, id in enumerate(self._ids)}
         self._board = Board(Path(order["board"]), processes=order["processes"], keys=len(self._ids))
         self._until: float = order["until"]
+        self._tolerance: float = order["tolerance"]
+        #: By place, when what was seen to be committed: the last before what is tolerated, and all after it.
+        self._seen: list[deque[tuple[float, int]]] = [deque() for _ in self._ids]
 
     async def run(self) -> None:
         """Read and write until the time is over."""
@@ -52,7 +56,7 @@ class Worker:
     async def _read(self, subject: RaceSubject) -> None:
         while time.monotonic() < self._until:
             place, id = random.choice(list(enumerate(self._ids)))
-            floor = self._board.floor(place)
+            floor = self._floor(place)
             try:
                 number = await subject.read(id)
             except (MultiDBError, OSError):
@@ -63,6 +67,16 @@ class Worker:
             if number < floor:
                 _say({"stale": [place, number, floor]})
             await asyncio.sleep(0)
+
+    def _floor(self, place: int) -> int:
+        """Return what a read that begins now must be given at least."""
+        seen, moment = self._seen[place], time.monotonic()
+        seen.append((moment, self._board.floor(place)))
+        while len(seen) > 1 and seen[1][0] <= moment - self._tolerance:
+            seen.popleft()
+        since, floor = seen[0]
+        own = self._board.floor_of(self._process, place)
+        return max(own, floor) if since <= moment - self._tolerance else own
 
     async def _write(self, subject: RaceSubject) -> None:
         while time.monotonic() < self._until:

@@ -75,6 +75,7 @@ async def cache_race(
     restart_every: timedelta | None = timedelta(seconds=2),
     evict_every: timedelta | None = timedelta(milliseconds=20),
     write_every: timedelta = timedelta(milliseconds=20),
+    tolerance: timedelta = timedelta(0),
 ) -> Race:
     """Race readers against writers over one cache, and return what came of it.
 
@@ -85,9 +86,11 @@ async def cache_race(
     server of the race's own, which keeps what it has on disk: it is killed and started again every
     `restart_every`, and something in it is deleted every `evict_every`.
 
-    `race.stale` holds each read that was given less than what was committed when it began. PostgreSQL
-    and MongoDB are those of `settings`, with the schema applied. It needs a redis-server: that of
-    `multidb[embedded]`, or one on the PATH.
+    `race.stale` holds each read that was given less than what was committed when it began; what
+    another process has committed, so long before that as `tolerance` says, which for a cache with
+    `local` is `Settings.cache_local_staleness`. Users are kept in the process too where
+    `Settings.cache_local` names them. PostgreSQL and MongoDB are those of `settings`, with the schema
+    applied. It needs a redis-server: that of `multidb[embedded]`, or one on the PATH.
     """
     race = Race()
     with tempfile.TemporaryDirectory(prefix="multidb-race-") as directory:
@@ -108,6 +111,7 @@ async def cache_race(
                     "writers": writers // processes,
                     "killed": killed,
                     "pause": write_every.total_seconds(),
+                    "tolerance": tolerance.total_seconds(),
                 }
                 async with _at_work(order, duration) as workers:
                     disturbances = [
@@ -141,7 +145,10 @@ _SHORT = {
 }
 
 
-_SENT = ("postgres_url", "mongo_url", "redis_url", "secret_key", "mongo_driver", "key_prefix")
+_SENT = (
+    *("postgres_url", "mongo_url", "redis_url", "secret_key", "mongo_driver", "key_prefix"),
+    *("cache_local", "cache_local_staleness"),
+)
 
 
 class _OwnRedis:
@@ -214,8 +221,10 @@ async def _restart(redis: _OwnRedis, race: Race, every: timedelta | None) -> Non
 
 
 async def _evict(redis: _OwnRedis, race: Race, every: timedelta | None) -> None:
+    task = asyncio.current_task()
     async with Redis.from_url(redis.url) as client:
-        while every is not None:
+        # The driver forgets a cancellation that comes at the wrong moment.
+        while every is not None and not (task is not None and task.cancelling()):
             await asyncio.sleep(every.total_seconds())
             with suppress(RedisError, OSError):
                 if (key := await client.randomkey()) is not None:

@@ -13,7 +13,7 @@ from multidb.errors import DataError, MultiDBError
 from multidb.models.ai_processing_results import NewAiProcessingResult
 from multidb.models.jobs import Backoff
 from multidb.models.system_logs import LogLevel
-from multidb.repositories.job_endings import Ending, checked_delay, error_text
+from multidb.repositories.job_endings import LOST, Ending, checked_delay, error_text
 from multidb.stores.pauses import Pauses
 from multidb.worker.handlers import Discard, Handler, Snooze
 from multidb.worker.held import Held
@@ -34,7 +34,7 @@ class Attempt:
       has failed, for a further attempt would end so too.
     """
 
-    __slots__ = ("_began", "_db", "_ended", "_finish", "_handler", "_held", "_job", "_run")
+    __slots__ = ("_backoff", "_began", "_db", "_ended", "_finish", "_handler", "_held", "_job", "_run")
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Attempt:
         self._held = held
         self._job = held.job
         self._handler = handler
+        self._backoff = Backoff() if handler is None else handler.backoff
         self._ended = ended
         self._finish = finish
         self._run = Run(db, held.job)
@@ -80,18 +81,20 @@ class Attempt:
         """Call the handler, and return how the attempt ended, and the result if there is one."""
         job, handler = self._job, self._handler
         if handler is None:
-            return self._failed(f"no handler of {job.kind!r} here", Backoff()), None
+            return self._failed(f"no handler of {job.kind!r} here", self._backoff), None
         try:
             result = await self._within_timeout(handler)
         except asyncio.CancelledError:
-            return self._stopped(handler), None
+            return self._stopped(), None
         except Snooze as snooze:
             return self._snoozed(snooze.delay), None
         except Discard as error:
             return self._failed(error, None), None
-        except Exception as error:
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
             _log.warning("job %s, %r, attempt %d failed", job.id, job.kind, job.attempt, exc_info=error)
-            return self._failed(error, handler.backoff), None
+            return self._failed(error, self._backoff), None
         return Ending(job, "completed"), result
 
     async def _within_timeout(self, handler: Handler) -> Any:
@@ -118,15 +121,18 @@ class Attempt:
         self._held.working = False
         return result
 
-    def _stopped(self, handler: Handler) -> Ending:
-        """Return the ending of a handler that was cancelled."""
+    def _stopped(self) -> Ending:
+        """Return the ending of an attempt that was cancelled."""
         match self._held.reason:
             case "cancelled":
                 return Ending(self._job, "cancelled", error="cancelled on request")
-            case "stopping" | "lost":
+            case "stopping":
                 return Ending(self._job, "put back")
+            case "lost":
+                # If nobody has found it yet. It counts: what blocks its worker would do so for ever.
+                return Ending(self._job, "retried", error=LOST, delay=timedelta(0))
         # Nobody of ours did: the handler cancelled itself.
-        return self._failed("the handler was cancelled", handler.backoff)
+        return self._failed("the handler was cancelled", self._backoff)
 
     def _snoozed(self, delay: timedelta) -> Ending:
         try:
@@ -146,7 +152,7 @@ class Attempt:
         while True:
             try:
                 await self._record(ending, result)
-            except (MultiDBError, ValidationError, TypeError, ValueError, RecursionError) as error:
+            except Exception as error:
                 if not getattr(error, "retryable", False):
                     _log.warning("the result of job %s cannot be stored: %s", self._job.id, error)
                     told = error_text(error) if isinstance(error, MultiDBError) else type(error).__name__
@@ -157,7 +163,7 @@ class Attempt:
             if ending.error is not None:
                 return ending  # which the job itself keeps too, and which must not wait for MongoDB
             if self._held.reason is not None:
-                return Ending(self._job, "put back")
+                return self._stopped()
             await asyncio.sleep(pauses.next())
 
     async def _record(self, ending: Ending, result: Any) -> None:

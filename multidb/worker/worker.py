@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 from multidb.client import MultiDB
@@ -37,6 +38,8 @@ _MOST_AHEAD = 200
 _GATHERED = 0.005
 #: Finished jobs may wait for being stored, so many for each place.
 _UNSTORED = 20
+#: Old jobs that are deleted before lost ones are looked for again.
+_PRUNED = 10 * MAX_PAGE
 
 
 class Worker:
@@ -117,7 +120,7 @@ class Worker:
             await asyncio.shield(task)
         except asyncio.CancelledError:
             task.cancel()
-            await asyncio.wait([task])
+            await complete(asyncio.wait([task]))
             raise
 
     def stop(self) -> None:
@@ -156,16 +159,22 @@ class Worker:
                     keep_time(self.db, self._handlers.schedules),
                 )
             ]
-            within = self._stop_within
+            for task in beside:
+                task.add_done_callback(self._beside_ended)
             try:
                 async with self.db.jobs.listen(self._heard):
                     await self._claim_on()
-            except asyncio.CancelledError:
-                within = 0.0
-                raise
+                await self._let_finish()
             finally:
-                await complete(self._wind_up(within, beside))
-                self._begin_anew()
+                await complete(self._wind_up(beside))
+            for task in beside:
+                if not task.cancelled():
+                    task.result()
+
+    def _beside_ended(self, task: asyncio.Task[None]) -> None:
+        # By an error of ours; without heartbeats or endings, say, no job is done.
+        if not task.cancelled() and task.exception() is not None:
+            self.stop()
 
     async def _claim_on(self) -> None:
         pauses = Pauses()
@@ -195,17 +204,19 @@ class Worker:
             room = min(self._room(), MAX_PAGE)
             if room <= 0 or self._stopping.is_set():
                 return True
-            began = asyncio.get_running_loop().time()
             # To its end: what was claimed must not be forgotten.
-            jobs = await complete(
-                self.db.jobs.claim(queue, limit=room, worker=self.name, lease=self._lease, fair=self._fair)
-            )
-            for job in jobs:
-                self._ahead.append(self._hold.add(job, began))
+            full = await complete(self._claim_from(queue, room)) == room or full
             self._begin()
-            full = full or len(jobs) == room
         self._queues.append(self._queues.pop(0))
         return full
+
+    async def _claim_from(self, queue: str, room: int) -> int:
+        began = asyncio.get_running_loop().time()
+        jobs = await self.db.jobs.claim(
+            queue, limit=room, worker=self.name, lease=self._lease, fair=self._fair
+        )
+        self._ahead.extend(self._hold.add(job, began) for job in jobs)
+        return len(jobs)
 
     def _room(self) -> int:
         """Return how many jobs to claim now: for the places that are free, and some ahead."""
@@ -247,15 +258,17 @@ class Worker:
                 self.db,
                 held,
                 self._handlers.get(held.job.kind),
-                ended=self._ended,
+                ended=partial(self._ended, self._hold),
                 finish=self._finisher.put,
             )
             # Not in the context of whose end made room for it.
             context = self._context.copy()
             held.task = asyncio.get_running_loop().create_task(attempt.make(), context=context)
 
-    def _ended(self, seconds: float) -> None:
+    def _ended(self, hold: Hold, seconds: float) -> None:
         """Give the place of a handler that has ended to the next job; the last one is still to be stored."""
+        if hold is not self._hold:
+            return  # left behind by a run that is over
         self._working -= 1
         self._took = seconds if self._took is None else 0.9 * self._took + 0.1 * seconds
         if not self._stopping.is_set():
@@ -266,20 +279,30 @@ class Worker:
         self._hold.drop(held)
         self._freed.set()
 
-    async def _wind_up(self, within: float, beside: Sequence[asyncio.Task[None]]) -> None:
-        """Let handlers finish, then cancel them; put back what nobody has begun; wait until all is stored."""
-        self._stopping.set()
+    async def _let_finish(self) -> None:
+        """Give the handlers time to finish. A cancellation ends it."""
+        await complete(self._put_back())
+        if under_way := self._under_way():
+            await asyncio.wait(under_way, timeout=self._stop_within)
+
+    async def _put_back(self) -> None:
+        """Put back what nobody has begun."""
         ahead = [self._ahead.popleft() for _ in range(len(self._ahead))]
         put_back = [self.db.jobs.release(held.job) for held in ahead]
         await asyncio.gather(*put_back, return_exceptions=True)  # else their leases end
         for held in ahead:
             self._hold.drop(held)
-        tasks = [held.task for held in self._hold if held.task is not None and not held.task.done()]
-        if tasks:
-            await asyncio.wait(tasks, timeout=within)
+
+    def _under_way(self) -> list[asyncio.Task[None]]:
+        return [held.task for held in self._hold if held.task is not None and not held.task.done()]
+
+    async def _wind_up(self, beside: Sequence[asyncio.Task[None]]) -> None:
+        """Cancel the handlers there are, wait until all is stored, and be as new, for another run."""
+        self._stopping.set()
+        await self._put_back()
         for held in self._hold:
             held.stop("stopping")
-        if left := [task for task in tasks if not task.done()]:
+        if left := self._under_way():
             # What does not heed its cancellation is left behind: its lease ends, and it changes nothing more.
             _, stuck = await asyncio.wait(left, timeout=self._lease.total_seconds())
             for task in stuck:
@@ -290,6 +313,7 @@ class Worker:
         for task in beside:
             task.cancel()
         await asyncio.wait(beside)
+        self._begin_anew()
 
     async def _sweep(self) -> None:
         """Look after the jobs of workers that died, and those that are kept no longer."""
@@ -298,7 +322,8 @@ class Worker:
             try:
                 await self.db.jobs.rescue()
                 if self._retention is not None and loop.time() > pruned:
-                    await self.db.jobs.prune(self._retention, most=10 * MAX_PAGE)
+                    if await self.db.jobs.prune(self._retention, most=_PRUNED) == _PRUNED:
+                        continue  # more is finished than one is done with
                     pruned = loop.time() + 60 * random.uniform(0.5, 1)  # noqa: S311 - it spreads, and is no secret
             except MultiDBError as error:
                 _log.warning("lost jobs could not be looked for, and will be: %s", error)

@@ -1,5 +1,6 @@
 """What a race must find: a naive cache, and ours with one guard taken out."""
 
+import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,9 +9,10 @@ from uuid import UUID
 from redis.asyncio import Redis
 
 from multidb import MultiDB
+from multidb.cache.entry import Held
 from multidb.cache.family import Family
 from multidb.cache.flights import Flight
-from multidb.cache.leases import Fill
+from multidb.cache.leases import Entry, Fill
 from multidb.settings import Settings
 from multidb.testing.race_subjects import Between, Users, dawdle, users
 
@@ -83,3 +85,61 @@ async def joining_blindly(settings: Settings, between: Between) -> AsyncIterator
             yield subject
     finally:
         Flight.gives_right = gives_right  # type: ignore[method-assign]
+
+
+@asynccontextmanager
+async def without_places(settings: Settings, between: Between) -> AsyncIterator[Users]:
+    """What Redis has answered is kept in the process, whatever has changed meanwhile."""
+    async with users(settings, between) as subject:
+        leases, local = subject.db.cache._leases, subject.db.cache._local
+        look, fill = leases.look, local.fill
+
+        async def look_slowly(entry: Entry) -> Held:
+            seen = await look(entry)
+            await dawdle()
+            return seen
+
+        def fill_blindly(_: Any, entry: Entry, value: Any, found: Any) -> None:
+            if (places := local.reserve(entry)) is not None:
+                fill(places, entry, value, found)
+
+        leases.look = look_slowly  # type: ignore[method-assign]
+        local.fill = fill_blindly  # type: ignore[method-assign, assignment]
+        yield subject
+
+
+@asynccontextmanager
+async def without_own_writes(settings: Settings, between: Between) -> AsyncIterator[Users]:
+    """What the process itself writes it hears of from Redis alone, and that late."""
+    async with users(settings, between) as subject:
+        cache = subject.db.cache
+        cache._marks._told = lambda keys: None
+        hear = cache._local._hear
+
+        def hear_later(keys: Any) -> None:
+            asyncio.get_running_loop().call_later(0.05, hear, keys)
+
+        cache._local._hear = hear_later  # type: ignore[method-assign]
+        yield subject
+
+
+@asynccontextmanager
+async def without_flushing(settings: Settings, between: Between) -> AsyncIterator[Users]:
+    """What may have been missed while nothing was heard is not forgotten, nor that Redis began anew."""
+    async with users(settings, between) as subject:
+        local = subject.db.cache._local
+        hear, find = local._hear, local.find
+
+        def hear_what_is_told(keys: Any) -> None:
+            if keys is not None:
+                hear(keys)
+
+        def find_old(entry: Entry) -> Any:
+            place = local._places.get(entry.key)
+            if place is not None and place.until:
+                place.incarnation = subject.db.redis.incarnation(entry.key)
+            return find(entry)
+
+        local._hear = hear_what_is_told  # type: ignore[method-assign]
+        local.find = find_old  # type: ignore[method-assign]
+        yield subject

@@ -63,6 +63,7 @@ async def test_the_queue_is_measured(multidb_settings: Settings, monkeypatch: py
     monkeypatch.setattr(job_sides, "find_spec", lambda _: None)  # the peers are no part of the suite
     few = dict.fromkeys(jobs.QUICK.jobs, 50)
     sizes = replace(jobs.QUICK, seconds=0.01, jobs=few, finished=100, held=0.1, paced=0.1)
+    sizes = replace(sizes, backlog=100, waiting=2)
     lines = await jobs.measure(multidb_settings, sizes)
     assert sum(line.startswith("## ") for line in lines) == len(jobs.SECTIONS)
     assert sum(line.startswith("| ours | 10 |") for line in lines) == 1

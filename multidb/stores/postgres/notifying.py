@@ -19,8 +19,12 @@ from multidb.stores.postgres.statements import Statement
 
 __all__ = ["Notifying"]
 
+#: Its commit waits for no disk: what a server that dies has not told, they find.
 _NOTIFY = Statement(
-    sa.text("SELECT pg_notify(:channel, payload) FROM unnest(:payloads) AS payload").bindparams(
+    sa.text(
+        "SELECT set_config('synchronous_commit', 'off', true), pg_notify(:channel, payload)"
+        " FROM unnest(:payloads) AS payload"
+    ).bindparams(
         sa.bindparam("channel", None, type_=sa.Text()),
         sa.bindparam("payloads", None, type_=sa.ARRAY(sa.Text())),
     )

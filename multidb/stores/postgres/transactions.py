@@ -54,8 +54,9 @@ class Options:
     request_id: str | None = None
     #: The company whose rows its first statements see.
     tenant: UUID | None = None
-    #: Whether each statement is planned for the tables as they are now. A plan that is kept is that of
-    #: when it was made, such as for a queue that was empty.
+    #: Whether each statement is planned for the tables as they are now, and in the order of an index
+    #: where there is one. A plan that is kept is of when it was made, and statistics of when they were
+    #: taken, such as of a queue that was empty.
     replan: bool = False
 
     def begin(self) -> str:
@@ -69,9 +70,14 @@ class Options:
         see = f"; SET LOCAL ROLE {TENANT_ROLE}; SET LOCAL multidb.company_id = '{self.tenant}'"
         begin = f"BEGIN{isolation}{' READ ONLY' if self.read_only else ''}"
         if self.replan:
-            begin += "; SET LOCAL plan_cache_mode = force_custom_plan"
+            begin += f"; {_REPLAN}"
         return begin if self.tenant is None else begin + see
 
+
+_REPLAN = (
+    "SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = off; "
+    "SET LOCAL enable_sort = off; SET LOCAL enable_incremental_sort = off"
+)
 
 #: Tells the audit triggers who acts, for this transaction only.
 _ACT = "SELECT set_config('multidb.actor', $1, true), set_config('multidb.request_id', $2, true)"

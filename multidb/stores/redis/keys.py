@@ -49,6 +49,11 @@ class KeyPattern:
             )
 
     @property
+    def prefix(self) -> str:
+        """What all its keys begin with."""
+        return self._parts[0] + "{"
+
+    @property
     def shape(self) -> str:
         """The pattern without the names: two patterns of one shape make the same keys."""
         return _FIELD.sub("{}", self.pattern)

@@ -22,7 +22,7 @@ from multidb.stores.redis.connections import Connections
 from multidb.stores.redis.dedicated import DedicatedConnections
 from multidb.stores.redis.errors import Refused
 
-__all__ = ["Call", "Node"]
+__all__ = ["Call", "Node", "run_id"]
 
 #: Commands that one caller sends together.
 Call: TypeAlias = tuple[Command, ...]
@@ -89,7 +89,7 @@ class Node:
         await self._batcher.close()
 
     async def _greet(self, connection: AbstractConnection) -> None:
-        self.incarnation = await _run_id(connection)
+        self.incarnation = await run_id(connection)
 
     async def _alone(self, call: Call, _: Any) -> list[Any]:
         return await self._trip(call)
@@ -149,7 +149,8 @@ class Node:
         return replies
 
 
-async def _run_id(connection: AbstractConnection) -> bytes:
+async def run_id(connection: AbstractConnection) -> bytes:
+    """Return which run of the server this is a connection to; empty if it does not say."""
     await connection.send_packed_command([_INFO], check_health=False)
     try:
         told: Any = await connection.read_response()

@@ -16,6 +16,7 @@ from multidb.stores.redis.commands import Key
 from multidb.stores.redis.connections import Connections
 from multidb.stores.redis.listener import Listener
 from multidb.stores.redis.node import Call, Node
+from multidb.stores.redis.tracking import Tracker
 
 __all__ = ["Servers", "Single"]
 
@@ -29,6 +30,8 @@ class Servers(ABC):
     client: Redis | RedisCluster
     #: Hears what is published.
     listener: Listener
+    #: Hears which keys change; there is none in a cluster.
+    tracker: Tracker | None = None
 
     def __init__(self, settings: Settings, target: Target) -> None:
         self.kind = target.kind
@@ -68,11 +71,13 @@ class Servers(ABC):
     def pool_usage(self) -> PoolUsage:
         """Return how many connections are open and at work, those of `client` aside."""
         each = [*(pool for node in self.nodes for pool in node.connections), self.listener.connections]
+        if self.tracker is not None:
+            each.append(self.tracker.connections)
         return PoolUsage(
             size=sum(connections.size for connections in each),
             in_use=sum(connections.in_use for connections in each),
-            # And one that listens.
-            limit=self._settings.redis_pool_size * max(1, len(self.nodes)) + 1,
+            # And one that listens, and one that hears of changes.
+            limit=self._settings.redis_pool_size * max(1, len(self.nodes)) + 1 + (self.tracker is not None),
         )
 
     def _node(self, make: Callable[[], AbstractConnection]) -> Node:
@@ -110,6 +115,9 @@ class Single(Servers):
         self._pool: ConnectionPool = client.connection_pool
         self._only = self._node(self._make)
         self.listener = Listener(Connections(self._make), timeout=self._timeout)
+        # Several times within what it is asked for, lest one late answer be missed.
+        every = settings.cache_local_staleness.total_seconds() / 4
+        self.tracker = Tracker(self._make, every=every, timeout=self._timeout)
 
     def send(self, call: Call, *, insist: bool = False) -> Awaitable[list[Any]]:
         return self._only.send(call, insist=insist)
@@ -128,6 +136,8 @@ class Single(Servers):
         return (self._only,)
 
     async def close(self) -> None:
+        if self.tracker is not None:
+            await self.tracker.close()
         await self.listener.close()
         await self._only.close()
         await self.client.aclose()
