@@ -1,9 +1,9 @@
 """Having the effects of a batch: streams beside each other, each in order and up to the first that fails."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
@@ -16,13 +16,14 @@ from multidb.stores.scope import EVERYBODY, Scope
 
 __all__ = ["Deliveries", "Kinds"]
 
-V = TypeVar("V")
-
 #: By its name in the outbox, whose effect it is, and what.
 Kinds: TypeAlias = Mapping[str, tuple[Any, Effect[Any, Any] | FencedEffect[Any, Any]]]
 
 #: Rows of one stream in their order, or one of none.
 Run: TypeAlias = Sequence[Record]
+
+#: Has runs, and returns what became of each.
+Way: TypeAlias = Callable[[Sequence[Run]], Coroutine[Any, Any, list[Outcome]]]
 
 
 class Deliveries:
@@ -34,19 +35,18 @@ class Deliveries:
 
     async def have(self, runs: Sequence[Run]) -> list[tuple[Run, Outcome]]:
         """Have the effects of runs; return what became of each."""
-        fenced = [run for run in runs if all(self._is_fenced(row) for row in run)]
-        others = [run for run in runs if not all(self._is_fenced(row) for row in run)]
+        parts: dict[Way, list[Run]] = {}
+        for run in runs:
+            parts.setdefault(self._way(run), []).append(run)
         loop = asyncio.get_running_loop()
-
         # In empty contexts: the transaction that holds them is not theirs.
-        def begin(work: Coroutine[Any, Any, V]) -> asyncio.Task[V]:
-            return loop.create_task(work, context=Context())
-
-        one_by_one = [begin(self._one_by_one(run)) for run in others]
-        together = begin(self._together(fenced))
-        await asyncio.wait([*one_by_one, together])
-        outcomes = [task.result() for task in one_by_one]
-        return list(zip([*others, *fenced], [*outcomes, *together.result()], strict=True))
+        tasks = [loop.create_task(way(some), context=Context()) for way, some in parts.items()]
+        await asyncio.wait(tasks)
+        return [
+            each
+            for some, task in zip(parts.values(), tasks, strict=True)
+            for each in zip(some, task.result(), strict=True)
+        ]
 
     async def have_one(self, row: Record) -> None:
         """Have one effect. Raises: whatever it does."""
@@ -59,8 +59,17 @@ class Deliveries:
             with Scope(row["tenant"] or EVERYBODY):
                 await effect.apply(repository, _delivery(row, effect))
 
-    def _is_fenced(self, row: Record) -> bool:
-        return isinstance(self._kinds[row["effect"]][1], FencedEffect)
+    def _way(self, run: Run) -> Way:
+        """Return what has such runs: with others like them, if all of a run's effects can be had so."""
+        effects = {row["effect"]: self._kinds[row["effect"]][1] for row in run}.values()
+        if all(isinstance(effect, FencedEffect) for effect in effects):
+            return self._together
+        if all(isinstance(effect, Effect) and effect.apply_all is not None for effect in effects):
+            return self._by_place
+        return self._alone
+
+    async def _alone(self, runs: Sequence[Run]) -> list[Outcome]:
+        return await asyncio.gather(*(self._one_by_one(run) for run in runs))
 
     async def _one_by_one(self, run: Run) -> Outcome:
         for place, row in enumerate(run):
@@ -69,6 +78,39 @@ class Deliveries:
             except Exception as error:  # of an effect, whose own it is
                 return Outcome(place, error)
         return Outcome(len(run))
+
+    async def _by_place(self, runs: Sequence[Run]) -> list[Outcome]:
+        """Have of all runs the first, then of those that go on the second, and so on."""
+        outcomes = [Outcome(len(run)) for run in runs]
+        for place in range(max(map(len, runs))):
+            by_effect: dict[str, list[int]] = {}
+            for number, run in enumerate(runs):
+                if place < outcomes[number].had:
+                    by_effect.setdefault(run[place]["effect"], []).append(number)
+            for name, numbers in by_effect.items():
+                failed = await self._in_one_go(name, [runs[number][place] for number in numbers])
+                for at, error in failed.items():
+                    outcomes[numbers[at]] = Outcome(place, error)
+        return outcomes
+
+    async def _in_one_go(self, name: str, rows: Sequence[Record]) -> dict[int, Exception]:
+        """Have effects of one kind; return by place what went wrong."""
+        repository, effect = self._kinds[name]
+        assert isinstance(effect, Effect)
+        assert effect.apply_all is not None
+        failed: dict[int, Exception] = {}
+        deliveries: dict[int, Delivery[Any]] = {}
+        for place, row in enumerate(rows):
+            try:
+                deliveries[place] = _delivery(row, effect)
+            except DataError as error:
+                failed[place] = error
+        places = list(deliveries)
+        try:
+            refused = await effect.apply_all(repository, list(deliveries.values()))
+        except Exception as error:  # of all of them
+            return failed | dict.fromkeys(places, error)
+        return failed | {places[at]: error for at, error in refused.items()}
 
     async def _together(self, runs: Sequence[Run]) -> list[Outcome]:
         """Make the writes of runs, those together that can be."""

@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
-from multidb.errors import AlreadyExistsError, MultiDBError
+from multidb.errors import MultiDBError
 from multidb.models.entity import Entity
 from multidb.repositories.effects import (
     Delivery,
@@ -20,7 +20,7 @@ from multidb.repositories.effects import (
 )
 from multidb.repositories.repository import check_version, checked_id
 from multidb.stores.mongo.documents import Document, Encoded, decoded, encoded
-from multidb.stores.mongo.errors import ID_ALONE
+from multidb.stores.mongo.errors import ID_ALONE, is_about_id
 from multidb.stores.mongo.filtering import Query, stored_name
 from multidb.stores.mongo.writes import Change, Delete, Insert, Write
 
@@ -60,17 +60,25 @@ class By(Payload):
 
 
 async def _append(repository: "AppendOnlyRepository[Any]", delivery: Delivery[Nothing]) -> None:
-    try:
-        await repository._inserts.insert(delivery.encoded)
-    except AlreadyExistsError as error:
-        if error.columns != ("id",):
-            raise
+    for error in (await _append_all(repository, [delivery])).values():
+        raise error
+
+
+async def _append_all(
+    repository: "AppendOnlyRepository[Any]", deliveries: Sequence[Delivery[Nothing]]
+) -> dict[int, MultiDBError]:
+    refused = await repository._resources.mongo.insert_many(
+        repository.collection,
+        [delivery.encoded for delivery in deliveries],
+        operation=repository._operation("append"),
+    )
+    return {place: error for place, error in refused.items() if not is_about_id(error)}
 
 
 class AppendEffects(Effects["AppendOnlyRepository[Any]"], Generic[EntityT]):
     """Entries that are stored once the transaction has committed, each once. They keep no order."""
 
-    kinds = {"append": Effect(Nothing, _append)}
+    kinds = {"append": Effect(Nothing, _append, _append_all)}
 
     def append(self, entry: EntityT) -> Done[UUID]:
         """Store an entry after the commit; its id comes back."""

@@ -8,7 +8,7 @@ what it stores has its own id and never changes. What changes documents says wha
 stands behind the fence of its stream.
 """
 
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
@@ -65,6 +65,10 @@ class Effect(Generic[RepositoryT, PayloadT]):
 
     payload: type[PayloadT]
     apply: Callable[[RepositoryT, Delivery[PayloadT]], Awaitable[object]]
+    #: Has several that need no order in one go, and returns by place what went wrong; None if it cannot.
+    apply_all: (
+        Callable[[RepositoryT, Sequence[Delivery[PayloadT]]], Awaitable[Mapping[int, Exception]]] | None
+    ) = None
 
 
 @dataclass(frozen=True, slots=True)

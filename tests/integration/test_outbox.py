@@ -445,6 +445,40 @@ async def test_of_writes_that_are_made_together_one_that_fails_takes_no_other_wi
     assert (waiting.effect, waiting.stream) == ("document_metadata.update", f"document_metadata/{ids[3]}")
 
 
+async def test_of_entries_that_are_stored_together_one_that_fails_takes_no_other_with_it(db: MultiDB):
+    async with db.transaction() as tx:
+        tx.system_logs.append_many([log() for _ in range(3)])
+        for n in range(3):
+            tx.realtime_events.publish(RealtimeEvent(channel="c", kind="k", payload={"n": n}))
+    async with raw(db.settings) as connection:
+        # A payload that is none of theirs, and a document that the collection does not take.
+        await connection.execute(
+            """INSERT INTO outbox (id, store, effect, payload, stream, document)
+               SELECT gen_random_uuid(), 'mongo', 'realtime_events.append', payload::jsonb, stream, $1
+               FROM (VALUES ('{"n": 1}', 'realtime_events/c'), ('{}', 'realtime_events/d'))
+                 AS told (payload, stream)
+            """,
+            b"\x05\0\0\0\0",
+        )
+    async with db.transaction() as tx:
+        for channel in "cde":
+            tx.realtime_events.publish(RealtimeEvent(channel=channel, kind="k", payload={"n": 3}))
+    await lane(db)._deliver()
+    assert await db.system_logs.count() == 3
+    stored = await db.mongo.database["realtime_events"].find(sort=[("$natural", 1)]).to_list(None)
+    assert [(each["channel"], each["payload"]["n"]) for each in stored if each["channel"] != "e"] == [
+        ("c", n) for n in range(3)
+    ]
+    assert len(stored) == 4
+    left = await db.outbox.find()
+    assert [(each.stream, each.dead_at is not None) for each in left] == [
+        *(("realtime_events/c", True), ("realtime_events/d", True)),
+        *(("realtime_events/c", False), ("realtime_events/d", False)),
+    ]
+    assert "is not what this effect has" in str(left[0].error)
+    assert "validator" in str(left[1].error)
+
+
 async def test_an_effect_that_meets_another_transaction_waits_for_it_and_fails_nothing(
     db: MultiDB, monkeypatch: pytest.MonkeyPatch
 ):
