@@ -495,9 +495,13 @@ async def test_what_does_not_heed_its_cancellation_is_left_behind(db: MultiDB):
             worker.stop()
         (task,) = [each for each in asyncio.all_tasks() if "Attempt.make" in repr(each.get_coro())]
     await task
-    await until(db.jobs.rescue)
-    stored = await db.jobs.fetch(job.id)
-    assert (stored.state, stored.attempt) == ("available", 1)
+
+    async def given_back() -> bool:
+        await db.jobs.rescue()
+        return (await db.jobs.fetch(job.id)).state == "available"
+
+    await until(given_back)
+    assert (await db.jobs.fetch(job.id)).attempt == 1
     assert worker._working == 0
 
 
@@ -507,13 +511,14 @@ async def test_a_job_whose_handler_does_not_heed_its_timeout_goes_to_another(db:
         async with working(db, {"k": stubborn}, lease=timedelta(milliseconds=200)) as worker:
             try:
                 await ended(db, count=1)
-                assert worker._working == 1
+                assert worker._working > 0
             finally:
                 stubborn.let_go.set()
             await until(lambda: asyncio.sleep(0, worker._working == 0))
     done = await db.jobs.fetch(job.id)
-    assert (done.state, done.attempt) == ("completed", 2)
-    assert (await db.ai_processing_results.fetch(job.id)).result == {"attempt": 2}
+    assert done.state == "completed"
+    assert done.attempt > 1
+    assert (await db.ai_processing_results.fetch(job.id)).result == {"attempt": done.attempt}
 
 
 async def test_a_handler_that_finishes_although_it_is_cancelled_has_finished(db: MultiDB):
