@@ -78,6 +78,13 @@ class Batcher(Generic[K, V]):
             self._alarm = asyncio.get_running_loop().call_later(self._patience, self._overdue)
         return await future
 
+    async def answered(self) -> None:
+        """Wait until all who wait now have their answers."""
+        waiting: list[asyncio.Future[Any]] = [*self._batches]
+        waiting += (future for keys in self._waiting.values() for each in keys.values() for future in each)
+        if waiting:
+            await asyncio.wait(waiting)
+
     async def close(self) -> None:
         """Wait until the batches under way have ended."""
         while self._batches or self._waiting:

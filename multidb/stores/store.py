@@ -80,14 +80,21 @@ class Store(ABC, Generic[ClientT]):
 
         Calls that take longer than `Settings.close_timeout` lose their connection.
         """
+        if self._client is None:
+            return
+        deadline = asyncio.get_running_loop().time() + self.settings.close_timeout.total_seconds()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                # What waits to depart together goes out by this client, so before it is taken away.
+                for batcher in self._batchers:
+                    await batcher.answered()
         client, self._client = self._client, None
-        if client is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self.settings.close_timeout.total_seconds()):
-                    await self.under_way.none()
-            await self._disconnect(client)
-            for batcher in self._batchers:
-                await batcher.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await self.under_way.none()
+        await self._disconnect(client)
+        for batcher in self._batchers:
+            await batcher.close()
 
     def forget(self) -> None:
         """Let go of a client whose event loop is gone, and its connections with it."""

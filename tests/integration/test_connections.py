@@ -16,6 +16,7 @@ from multidb import (
     ConfigurationError,
     MultiDB,
     MultiDBError,
+    NewCompany,
     NewUser,
     NotOpenError,
     SystemLog,
@@ -148,6 +149,26 @@ def test_it_can_be_opened_anew_after_its_loop_ended_without_closing_it(multidb_s
             assert (await db.health()).ok
 
     asyncio.run(use())
+
+
+@pytest.mark.mongo
+async def test_closing_finishes_those_who_wait_for_a_batch(multidb_settings: Settings):
+    db = MultiDB(multidb_settings)
+    await db.open()
+    company = await db.companies.add(NewCompany(name="C", slug="c"))
+    calls = [
+        asyncio.create_task(call)
+        for _ in range(20)
+        for call in (
+            db.companies.get(company.id),
+            db.companies.get(uuid7()),
+            db.system_logs.append(SystemLog(level="info", service="t", message="m")),
+            db.sessions.get("no token of ours"),
+        )
+    ]
+    await asyncio.sleep(0)
+    await db.close()
+    assert [call.exception() for call in calls if not call.done() or call.exception()] == []
 
 
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
