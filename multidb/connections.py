@@ -106,7 +106,9 @@ class ConnectionManager:
         async with asyncio.TaskGroup() as group:
             redis, mongo, postgres = (group.create_task(self._ask(store)) for store in self._stores)
             outbox = group.create_task(self.ask_outbox())
-        answers = {"postgres": postgres.result(), "mongo": mongo.result(), "redis": redis.result()}
+        # Now that its own questions are over, they count for no connection at work.
+        rows = postgres.result().model_copy(update={"pool": self.postgres.pool_usage()})
+        answers = {"postgres": rows, "mongo": mongo.result(), "redis": redis.result()}
         ok = all(each.ok or not each.required for each in answers.values())
         return Health(ok=ok, outbox=outbox.result(), **answers)
 
