@@ -361,6 +361,7 @@ async def test_health_tells_of_every_store(api: httpx.AsyncClient):
     assert answer.status_code == 200
     health = answer.json()
     assert health.pop("ok") is True
+    assert [each["depth"] for each in health.pop("outbox")] == [0, 0]
     assert set(health) == {"postgres", "mongo", "redis"}
     assert all(store["ok"] and store["version"] for store in health.values())
 
