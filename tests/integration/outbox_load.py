@@ -40,7 +40,7 @@ class Transactions:
         self.logged: set[UUID] = set()
 
     async def prepare(self, documents: int) -> None:
-        owner = await self.db.users.add(NewUser(email=f"{self.service}@b", name="owner 1"))
+        owner = await self.db.users.add(NewUser(email=f"{self.service}@b", name=f"{self.service} 1"))
         self.company = await self.db.companies.add(NewCompany(name="C", slug=self.service))
         new = [
             NewDocument(company_id=self.company.id, owner_id=owner.id, title="D") for _ in range(documents)
