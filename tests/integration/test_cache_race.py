@@ -16,7 +16,16 @@ HOT: dict[str, Any] = {
     "evict_every": None,
     "duration": timedelta(seconds=3),
 }
-
+#: As many and as long as it takes to meet what is rare.
+LONG: dict[str, Any] = {
+    "readers": 60,
+    "writers": 8,
+    "processes": 4,
+    "keys": 60,
+    "killed": 0.05,
+    "restart_every": timedelta(seconds=7),
+    "duration": timedelta(seconds=120),
+}
 
 #: So short that it ends many times in a race.
 BOUND = timedelta(seconds=0.2)
@@ -76,16 +85,7 @@ async def test_ours_without_marks_is_found_out(multidb_settings: Settings):
 @pytest.mark.torture
 @pytest.mark.timeout(600)
 async def test_no_read_is_older_than_a_commit_before_it_for_two_minutes(multidb_settings: Settings):
-    race = await cache_race(
-        multidb_settings,
-        readers=60,
-        writers=8,
-        processes=4,
-        keys=60,
-        killed=0.05,
-        restart_every=timedelta(seconds=7),
-        duration=timedelta(seconds=120),
-    )
+    race = await cache_race(multidb_settings, **LONG)
     print(race)
     assert race.stale == [], race
     assert min(race.reads, race.writes, race.killed, race.restarts, race.evictions) > 0, race
@@ -110,17 +110,7 @@ async def test_ours_in_the_process_without_a_guard_is_found_out(multidb_settings
 async def test_with_copies_in_the_process_none_is_older_than_the_bound_for_two_minutes(
     multidb_settings: Settings,
 ):
-    race = await cache_race(
-        locally(multidb_settings),
-        readers=60,
-        writers=8,
-        processes=4,
-        keys=60,
-        killed=0.05,
-        restart_every=timedelta(seconds=7),
-        duration=timedelta(seconds=120),
-        tolerance=BOUND,
-    )
+    race = await cache_race(locally(multidb_settings), tolerance=BOUND, **LONG)
     print(race)
     assert race.stale == [], race
     assert min(race.reads, race.writes, race.killed, race.restarts, race.evictions) > 0, race
