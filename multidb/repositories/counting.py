@@ -10,7 +10,6 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from copy import copy
 from datetime import date, timedelta
 from itertools import count
@@ -18,6 +17,7 @@ from itertools import count
 from multidb.errors import MultiDBError, NotOpenError, UnavailableError
 from multidb.repositories.repository import Resources
 from multidb.stores.background import Background
+from multidb.stores.pauses import nap
 from multidb.stores.redis.commands import Command, scripted
 from multidb.stores.redis.keys import KeyPattern
 from multidb.stores.redis.outage import Outage
@@ -116,8 +116,7 @@ class Counting:
             waiting, self._waiting = [], []
             if self._closing.is_set():
                 return
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), _PAUSE)
+            await nap(self._closing, _PAUSE)
 
     def _taken(self) -> list[Command]:
         """Return the commands that store what has been counted, which is then no more to be."""

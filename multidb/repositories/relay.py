@@ -14,7 +14,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple, get_args
@@ -29,7 +28,7 @@ from multidb.repositories.repository import Resources
 from multidb.repositories.stream_fence import Outcome
 from multidb.stores.background import Background
 from multidb.stores.completion import complete
-from multidb.stores.pauses import Pauses
+from multidb.stores.pauses import Pauses, nap
 from multidb.stores.postgres.engine import Record
 from multidb.stores.postgres.listening import Listening
 from multidb.stores.postgres.outbox import Target
@@ -171,7 +170,7 @@ class Lane:
         pauses = Pauses(longest=_LONGEST_PAUSE)
         while not self._stopping.is_set():
             self._woken.clear()
-            nap = _POLL * random.uniform(0.8, 1.2)  # noqa: S311 - it spreads, and is no secret
+            poll = _POLL * random.uniform(0.8, 1.2)  # noqa: S311 - it spreads, and is no secret
             try:
                 batch = await complete(self._deliver())
                 away: MultiDBError | None = batch.away
@@ -186,17 +185,11 @@ class Lane:
                 if away is None:
                     pauses.restart()
                     if not batch.more:
-                        await self._nap(self._woken, nap)
+                        await nap(self._woken, poll)
                     continue
             _log.warning("effects on %s wait, and are tried again: %s", self._store, away)
             # What is told meanwhile would find the store as it is.
-            await self._nap(self._stopping, pauses.next())
-
-    @staticmethod
-    async def _nap(event: asyncio.Event, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await event.wait()
+            await nap(self._stopping, pauses.next())
 
     async def _deliver(self) -> Batch:
         """Take a batch, have its effects, and write down what became of them, all in one transaction."""

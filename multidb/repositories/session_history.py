@@ -13,7 +13,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple, TypeAlias, cast
 from uuid import UUID
@@ -24,7 +23,7 @@ from multidb.models.user_sessions import NewUserSession, UserSessionChanges
 from multidb.repositories.repository import Resources
 from multidb.repositories.user_sessions import UserSessionRepository
 from multidb.stores.background import Background
-from multidb.stores.pauses import Pauses
+from multidb.stores.pauses import Pauses, nap
 
 __all__ = ["Ended", "Entry", "SessionHistory", "Started"]
 
@@ -105,8 +104,7 @@ class SessionHistory:
                 self._noted.extendleft(reversed(batch))
                 if self._closing.is_set():
                     return
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._closing.wait(), pauses.next())
+                await nap(self._closing, pauses.next())
             except BaseException:
                 self._noted.extendleft(reversed(batch))
                 raise

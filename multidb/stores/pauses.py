@@ -1,8 +1,9 @@
-"""How long to wait before something is tried again that failed because a server is away."""
+"""How long to wait before something is tried again that failed because a server is away; and waiting."""
 
+import asyncio
 import random
 
-__all__ = ["Pauses"]
+__all__ = ["Pauses", "nap"]
 
 
 class Pauses:
@@ -25,3 +26,12 @@ class Pauses:
     def restart(self) -> None:
         """Begin with the first again: a try has succeeded."""
         self._next = self._first
+
+
+async def nap(event: asyncio.Event, seconds: float | None) -> bool:
+    """Wait for an event, so long at most, or without an end; return whether it came."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False

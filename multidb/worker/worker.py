@@ -20,7 +20,7 @@ from multidb.models.ids import uuid7
 from multidb.repositories.job_wakeups import CANCEL
 from multidb.repositories.repository import MAX_PAGE
 from multidb.stores.completion import complete
-from multidb.stores.pauses import Pauses
+from multidb.stores.pauses import Pauses, nap
 from multidb.worker.attempt import Attempt
 from multidb.worker.finisher import Finisher
 from multidb.worker.handlers import Function, Handlers
@@ -191,11 +191,11 @@ class Worker:
                 if not error.retryable:
                     raise
                 _log.warning("no jobs can be claimed, and it is tried again: %s", error)
-                await self._nap(pauses.next())
+                await nap(self._woken, pauses.next())
                 continue
             pauses.restart()
             if idle:
-                await self._nap(self._poll * random.uniform(0.8, 1.2))  # noqa: S311 - it spreads, and is no secret
+                await nap(self._woken, self._poll * random.uniform(0.8, 1.2))  # noqa: S311 - it spreads, and is no secret
 
     async def _claim(self) -> bool:
         """Claim from each queue in turn; return whether any had as many jobs as there was room for."""
@@ -230,12 +230,6 @@ class Worker:
         room = self.concurrency + ahead - self._working - len(self._ahead)
         # What there is ahead lasts for a moment yet: a claim of few is not worth its round trip.
         return room if room > ahead // 2 else 0
-
-    async def _nap(self, seconds: float) -> None:
-        """Sleep until there may be something to do."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._woken.wait()
 
     def _heard(self, payload: str | None) -> None:
         if payload is not None and payload.startswith(CANCEL):

@@ -22,7 +22,7 @@ from multidb.settings import Settings
 from multidb.stores.completion import complete
 from multidb.stores.mongo.backlog import BATCH, LOG, Backlog, Entry
 from multidb.stores.mongo.documents import Encoded
-from multidb.stores.pauses import Pauses
+from multidb.stores.pauses import Pauses, nap
 
 __all__ = ["Emitter"]
 
@@ -158,13 +158,9 @@ class Emitter:
         if self._closing or not self._backlog.arm(count):
             return True
         try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            return False
+            return await nap(self._wake, seconds)
         finally:
             self._backlog.disarm()
-        return True
 
     def _settle(self, batch: Sequence[Entry], refused: Sequence[Exception]) -> None:
         self._backlog.settle(stored=len(batch) - len(refused), refused=refused)
