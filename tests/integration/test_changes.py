@@ -1,7 +1,6 @@
 """Changes of a collection: each once, in order, through broken connections, cancellations and drops."""
 
 import asyncio
-import gc
 import threading
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -142,8 +141,6 @@ async def test_a_cancelled_wait_loses_nothing(db: MultiDB):
                 seen.append((await asyncio.wait_for(anext(changes), patience)).id)
         await writer
     assert seen == written
-    # Here, where it may warn: else the warning is some later test's.
-    gc.collect()
 
 
 async def test_a_collection_that_takes_the_place_of_a_dropped_one_is_watched_too(db: MultiDB):

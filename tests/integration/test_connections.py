@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import gc
 import random
 import socket
 import threading
@@ -247,8 +246,6 @@ async def test_cancelled_calls_leave_mongodb_usable(multidb_settings: Settings, 
         usage = db.mongo.pool_usage()
         assert usage is not None
         assert usage.in_use == 0
-    # Here, where it may warn: else the warning is some later test's.
-    gc.collect()
 
 
 async def test_an_option_no_driver_knows_is_a_setting(multidb_settings: Settings):
@@ -333,7 +330,6 @@ async def test_a_server_that_never_answers_ends_at_the_deadline(
     assert not health.ok
     assert not getattr(health, store).ok
     assert getattr(health, store).detail
-    gc.collect()
 
 
 # As above.
@@ -349,7 +345,6 @@ async def test_a_cancelled_open_leaves_nothing_open(multidb_settings: Settings, 
         await opening
     assert asyncio.all_tasks() == before
     assert db.postgres.pool_usage() is None
-    gc.collect()
 
 
 async def test_health_tells_what_answers(db: MultiDB):

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import gc
 from typing import Any
 
 import pytest
@@ -97,8 +96,6 @@ async def test_a_cancellation_anywhere_inside_rolls_back(db: MultiDB, papers: Pa
     usage = db.mongo.pool_usage()
     assert usage is not None
     assert usage.in_use == 0
-    # Here, where it may warn: else the warning is some later test's.
-    gc.collect()
 
 
 async def test_a_call_that_is_cancelled_inside_ends_before_it_is_rolled_back(

@@ -1,7 +1,6 @@
 """Realtime events: told once each, replayed and then live without a gap, whatever breaks."""
 
 import asyncio
-import gc
 import random
 from contextlib import suppress
 from datetime import timedelta
@@ -187,8 +186,6 @@ async def test_a_cancelled_wait_loses_nothing(db: MultiDB):
                     seen.append((await asyncio.wait_for(anext(events), patience)).id)
         await writer
         assert seen == written
-    # Here, where it may warn: else the warning is some later test's.
-    gc.collect()
 
 
 async def test_it_ends_with_the_database(multidb_settings: Settings):

@@ -1,7 +1,6 @@
 """Usage: whatever is recorded counts once, and adds up by hour, day and month as Python adds it up."""
 
 import asyncio
-import gc
 import random
 import threading
 from collections.abc import Sequence
@@ -346,8 +345,6 @@ async def test_a_cancelled_flush_is_made_up_for(db: MultiDB):
     await db.usage_analytics.rollup()
     total = await db.usage_analytics.total("calls", HOUR, NOW)
     assert total == Usage(count=60, sum=sum(range(60)), min=0, max=59)
-    # Here, where it may warn: else the warning is some later test's.
-    gc.collect()
 
 
 async def test_what_is_recorded_is_stored_soon_and_each_key_once(multidb_settings: Settings):
