@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import os
 import platform
 import statistics
@@ -158,12 +159,18 @@ async def latencies(call: Call, *, tasks: int, seconds: float) -> tuple[list[flo
 
 
 async def in_turn(sides: Mapping[str, Measurement], *, rounds: int) -> dict[str, list[float]]:
-    """Return what each side's measurement gave in each round; each round begins with another side."""
+    """Return what each side's measurement gave in each round; each round begins with another side.
+
+    What there is before a measurement is left out of the garbage collections during it: all of it would
+    be looked at again, now and then, at the cost of whoever has its turn.
+    """
     names = list(sides)
     given: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         for place in range(len(names)):
             name = names[(number + place) % len(names)]
+            gc.collect()
+            gc.freeze()
             given[name].append(await sides[name]())
     return given
 
