@@ -15,7 +15,7 @@ from functools import partial
 from uuid import UUID
 
 from multidb.client import MultiDB
-from multidb.errors import ConfigurationError, MultiDBError
+from multidb.errors import ConfigurationError, MultiDBError, UnavailableError
 from multidb.models.ids import uuid7
 from multidb.repositories.job_wakeups import CANCEL
 from multidb.repositories.repository import MAX_PAGE
@@ -33,7 +33,9 @@ _log = logging.getLogger("multidb.worker")
 
 #: Jobs are claimed ahead that will begin within so many seconds, going by those of late; no more than these.
 _AHEAD = 0.05
-_MOST_AHEAD = 200
+_MOST_AHEAD = 1000
+#: They go back, for other workers, if it will take so many seconds: these are slower than those of late.
+_TOO_FAR_AHEAD = 0.5
 #: How long a free place waits for others, so that they claim together, in seconds.
 _GATHERED = 0.005
 #: Finished jobs may wait for being stored, so many for each place.
@@ -94,11 +96,14 @@ class Worker:
 
     def _begin_anew(self) -> None:
         self._hold = Hold(self.db, self._lease)
+        self._ended_of_run = partial(self._ended, self._hold)
         self._finisher = Finisher(self.db, self._stored)
         self._ahead: deque[Held] = deque()
         self._working = 0
         #: How long handlers took of late, in seconds.
         self._took: float | None = None
+        #: Since when none of those that are at work has ended.
+        self._none_ended_since = 0.0
         self._woken = asyncio.Event()
         self._freed = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -179,9 +184,12 @@ class Worker:
     async def _claim_on(self) -> None:
         pauses = Pauses()
         while not self._stopping.is_set():
+            keep = self._done_within(_TOO_FAR_AHEAD)
+            if len(self._ahead) > keep:
+                await complete(self._put_back(keep=keep))
             if not self._room():
                 self._freed.clear()
-                await self._freed.wait()
+                await nap(self._freed, _TOO_FAR_AHEAD if self._ahead else None)
             elif self._working and not self._fair and self._room() < self.concurrency // 2:
                 await asyncio.sleep(_GATHERED)
             self._woken.clear()
@@ -195,7 +203,8 @@ class Worker:
                 continue
             pauses.restart()
             if idle:
-                await nap(self._woken, self._poll * random.uniform(0.8, 1.2))  # noqa: S311 - it spreads, and is no secret
+                pause = self._poll * random.uniform(0.8, 1.2)  # noqa: S311 - it spreads, and is no secret
+                await nap(self._woken, min(pause, _TOO_FAR_AHEAD) if self._ahead else pause)
 
     async def _claim(self) -> bool:
         """Claim from each queue in turn; return whether any had as many jobs as there was room for."""
@@ -206,16 +215,27 @@ class Worker:
                 return True
             # To its end: what was claimed must not be forgotten.
             full = await complete(self._claim_from(queue, room)) == room or full
-            self._begin()
         self._queues.append(self._queues.pop(0))
         return full
 
     async def _claim_from(self, queue: str, room: int) -> int:
+        # Much in two halves: one is begun with while the server looks for the other.
+        halves = [room] if room <= self.concurrency else [room - room // 2, room // 2]
+        counts = await asyncio.gather(
+            *(self._claim_at_once(queue, half) for half in halves), return_exceptions=True
+        )
+        for count in counts:
+            if isinstance(count, BaseException):
+                raise count
+        return sum(counts)  # type: ignore[arg-type]
+
+    async def _claim_at_once(self, queue: str, room: int) -> int:
         began = asyncio.get_running_loop().time()
         jobs = await self.db.jobs.claim(
             queue, limit=room, worker=self.name, lease=self._lease, fair=self._fair
         )
         self._ahead.extend(self._hold.add(job, began) for job in jobs)
+        self._begin()
         return len(jobs)
 
     def _room(self) -> int:
@@ -223,13 +243,18 @@ class Worker:
         ahead = 0
         # In turns of companies none is claimed ahead: whoever comes next would wait for all of them.
         if self._took is not None and not self._fair:
-            ahead = min(int(self.concurrency * _AHEAD / max(self._took, 1e-6)), _MOST_AHEAD)
+            ahead = min(self._done_within(_AHEAD), _MOST_AHEAD)
         unstored = len(self._hold) - self._working - len(self._ahead)
         if unstored > self.concurrency * _UNSTORED:
             return 0
         room = self.concurrency + ahead - self._working - len(self._ahead)
         # What there is ahead lasts for a moment yet: a claim of few is not worth its round trip.
         return room if room > ahead // 2 else 0
+
+    def _done_within(self, seconds: float) -> int:
+        """Return how many jobs are done in so long, going by those of late."""
+        unheard = asyncio.get_running_loop().time() - self._none_ended_since if self._working else 0
+        return int(self.concurrency * seconds / max(self._took or 0, unheard, 1e-6))
 
     def _heard(self, payload: str | None) -> None:
         if payload is not None and payload.startswith(CANCEL):
@@ -242,6 +267,8 @@ class Worker:
 
     def _begin(self) -> None:
         """Begin with as many jobs as there are free places."""
+        if not self._working:
+            self._none_ended_since = asyncio.get_running_loop().time()
         while self._ahead and self._working < self.concurrency:
             held = self._ahead.popleft()
             if held.reason == "lost":
@@ -252,7 +279,7 @@ class Worker:
                 self.db,
                 held,
                 self._handlers.get(held.job.kind),
-                ended=partial(self._ended, self._hold),
+                ended=self._ended_of_run,
                 finish=self._finisher.put,
             )
             # Not in the context of whose end made room for it.
@@ -265,6 +292,7 @@ class Worker:
             return  # left behind by a run that is over
         self._working -= 1
         self._took = seconds if self._took is None else 0.9 * self._took + 0.1 * seconds
+        self._none_ended_since = asyncio.get_running_loop().time()
         if not self._stopping.is_set():
             self._begin()
         self._freed.set()
@@ -279,13 +307,15 @@ class Worker:
         if under_way := self._under_way():
             await asyncio.wait(under_way, timeout=self._stop_within)
 
-    async def _put_back(self) -> None:
-        """Put back what nobody has begun."""
-        ahead = [self._ahead.popleft() for _ in range(len(self._ahead))]
+    async def _put_back(self, *, keep: int = 0) -> None:
+        """Put back what nobody has begun, but for so many. What cannot be is kept, or its lease ends."""
+        ahead = [self._ahead.pop() for _ in range(len(self._ahead) - keep)]
         put_back = [self.db.jobs.release(held.job) for held in ahead]
-        await asyncio.gather(*put_back, return_exceptions=True)  # else their leases end
-        for held in ahead:
-            self._hold.drop(held)
+        for held, error in zip(ahead, await asyncio.gather(*put_back, return_exceptions=True), strict=True):
+            if isinstance(error, UnavailableError) and not self._stopping.is_set():
+                self._ahead.append(held)
+            else:
+                self._hold.drop(held)
 
     def _under_way(self) -> list[asyncio.Task[None]]:
         return [held.task for held in self._hold if held.task is not None and not held.task.done()]

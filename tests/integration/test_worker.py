@@ -609,6 +609,61 @@ async def test_what_cannot_be_stored_now_is_stored_later(db: MultiDB, monkeypatc
     assert (await db.ai_processing_results.fetch(job.id)).result == {"total": 1}
 
 
+@pytest.mark.parametrize("away", [False, True])
+async def test_what_was_claimed_ahead_goes_back_once_jobs_are_slower(
+    db: MultiDB, monkeypatch: pytest.MonkeyPatch, away: bool
+):
+    """For other workers to take; if it cannot go back at first, it does later."""
+    released: list[Job] = []
+    ahead: list[int] = []
+    release, go_on = db.jobs.release, asyncio.Event()
+
+    async def releases(job: Job) -> None:
+        released.append(job)
+        if away and len(released) <= 10:
+            raise UnavailableError("away")
+        await release(job)
+
+    async def quick() -> None: ...
+
+    async def slow() -> None:
+        ahead.append(len(worker._ahead))
+        await go_on.wait()
+
+    async def one_runs() -> bool:
+        return await db.jobs.count(kind="slow", state="running") == 1
+
+    monkeypatch.setattr(worker_module, "_AHEAD", 0.4)  # enough, however slow the machine
+    monkeypatch.setattr(db.jobs, "release", releases)
+    await db.jobs.enqueue_many([*(new("quick") for _ in range(50)), *(new("slow") for _ in range(100))])
+    async with working(db, {"quick": quick, "slow": slow}, concurrency=1) as worker:
+        await until(lambda: asyncio.sleep(0, len(ahead) == 1))
+        await until(one_runs)
+        assert len(released) >= ahead[0] + 10 * away > 10
+        assert await db.jobs.count(kind="slow", state="available", attempt=0) == 99
+        go_on.set()
+        await ended(db, count=150)
+
+
+async def test_of_two_claims_at_a_time_one_may_fail(db: MultiDB, monkeypatch: pytest.MonkeyPatch):
+    claim, limits = db.jobs.claim, list[int]()
+
+    async def claims(*given: Any, **options: Any) -> list[Job]:
+        limits.append(options["limit"])
+        if len(limits) % 3 == 0:
+            raise UnavailableError("away")
+        return await claim(*given, **options)
+
+    async def quick() -> None: ...
+
+    monkeypatch.setattr(db.jobs, "claim", claims)
+    await db.jobs.enqueue_many(new("quick") for _ in range(1000))
+    async with working(db, {"quick": quick}, concurrency=2):
+        await ended(db, count=1000)
+    assert max(limits) > 2
+    assert [job async for job in db.jobs.stream(db.jobs.c.lease != 1)] == []
+
+
 async def test_old_jobs_are_deleted_as_fast_as_they_come(db: MultiDB, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(worker_module, "_PRUNED", 2)
     await db.jobs.enqueue_many(new("k") for _ in range(7))
