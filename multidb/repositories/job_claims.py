@@ -28,6 +28,7 @@ from multidb.repositories import job_statements as sql
 from multidb.repositories.job_endings import (
     Ending,
     Told,
+    arrays,
     checked_delay,
     checked_lease,
     checked_share,
@@ -113,7 +114,7 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
                 rows = await self._claimed_within_limits(values, fair=fair)
             else:
                 self._limited.discard(queue)
-        jobs = list(map(self._read, rows))
+        jobs = [self._read(_whole(row, values)) for row in rows]
         return sorted(jobs, key=lambda job: (job.priority, job.run_at, job.id))
 
     async def _claimed(self, values: Mapping[str, Any], *, fair: bool) -> list[Record]:
@@ -340,11 +341,7 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
             given["shares"] = [call.share for call in calls if isinstance(call, Told)]
             rows = await self._fetch(sql.PROGRESS, given, "jobs.progress")
         else:
-            ends = [call for call in calls if isinstance(call, Ending)]
-            given["outcomes"] = [end.outcome for end in ends]
-            given["errors"] = [end.error for end in ends]
-            given["results"] = [end.result for end in ends]
-            given["delays"] = [end.delay for end in ends]
+            given |= arrays([call for call in calls if isinstance(call, Ending)])
             rows = await self._planned(sql.END, given, "jobs.finish")
             await self._follow(rows)
         return {row["id"] for row in rows}
@@ -384,3 +381,17 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         return await self._resources.postgres.fetch(
             statement, values, operation=operation, columns_of=self.unique
         )
+
+
+def _whole(row: Record, claim: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a claimed job's row with the columns that `claim` leaves out."""
+    began = row["started_at"]
+    return {
+        **row,
+        "queue": claim["queue"],
+        "state": "running",
+        "worker": claim["worker"],
+        "progress": None,
+        "lease_until": began + claim["lease_for"],
+        "updated_at": began,
+    }

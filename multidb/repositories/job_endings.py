@@ -1,5 +1,6 @@
 """What is said of a claimed job: how far it is, and how it ended."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -7,7 +8,16 @@ from typing import Any, Literal
 from multidb.errors import DataError
 from multidb.models.jobs import Job
 
-__all__ = ["LOST", "Ending", "Told", "checked_delay", "checked_lease", "checked_share", "error_text"]
+__all__ = [
+    "LOST",
+    "Ending",
+    "Told",
+    "arrays",
+    "checked_delay",
+    "checked_lease",
+    "checked_share",
+    "error_text",
+]
 
 #: Why an attempt failed whose worker no longer kept its lease up.
 LOST = "the worker was lost: its lease ended"
@@ -16,7 +26,7 @@ _SHORTEST, _LONGEST = timedelta(milliseconds=100), timedelta(days=1)
 _LONGEST_ERROR = 10_000
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # not frozen, for that takes four times as long to make
 class Ending:
     """What became of a claimed job: it is like no other, whatever it says."""
 
@@ -35,6 +45,21 @@ class Told:
 
     job: Job
     share: float
+
+
+def arrays(endings: Sequence[Ending]) -> dict[str, list[Any]]:
+    """Return what endings say, by parameter of the statement that stores them."""
+    return {
+        "outcomes": [ending.outcome for ending in endings],
+        "errors": _unless_all_none([ending.error for ending in endings]),
+        "results": _unless_all_none([ending.result for ending in endings]),
+        "delays": _unless_all_none([ending.delay for ending in endings]),
+    }
+
+
+def _unless_all_none(values: list[Any]) -> list[Any]:
+    """Return the values, or none where they say nothing: of what is shorter, `unnest` makes NULLs."""
+    return [] if all(value is None for value in values) else values
 
 
 def checked_lease(lease: object, operation: str) -> timedelta:

@@ -47,7 +47,11 @@ __all__ = [
 #: What NOTIFY tells on.
 CHANNEL = "multidb_jobs"
 
+#: Of a job that is claimed these follow from the claim and `started_at`, and need not be read for each.
+_FOLLOWING = frozenset({"queue", "state", "worker", "progress", "lease_until", "updated_at"})
+
 _FIELDS = ", ".join(f"j.{name}" for name in Job.model_fields)
+_CLAIMED = ", ".join(f"j.{name}" for name in Job.model_fields if name not in _FOLLOWING)
 _NOW = "statement_timestamp()"
 _KEPT = "version = j.version + 1, updated_at = now()"
 _NOBODY = "'00000000-0000-0000-0000-000000000000'::uuid"
@@ -87,7 +91,7 @@ _UNLIMITED = "NOT EXISTS (SELECT FROM ai_processing_queues q WHERE q.queue = :qu
 
 @cache
 def claim(*, fair: bool, limited: bool, company: bool, narrow: bool = False) -> Statement:
-    """Claim up to `:limit` jobs of `:queue` for `:worker`, and return them.
+    """Claim up to `:limit` jobs of `:queue` for `:worker`, and return them, but for what follows from that.
 
     If fair, those of the companies that have the fewest running come first. If limited, no more than
     `:at_most` run then, and `:at_most_per_key`; whoever claims so must hold the row of the queue's
@@ -108,8 +112,9 @@ def claim(*, fair: bool, limited: bool, company: bool, narrow: bool = False) -> 
         f"""{picked}
             UPDATE ai_processing_jobs j SET
               state = 'running', attempt = j.attempt + 1, lease = j.lease + 1, worker = :worker,
-              started_at = {_NOW}, lease_until = {_NOW} + :lease_for, progress = NULL, {_KEPT}
-            FROM picked WHERE j.ctid = picked.place RETURNING {_FIELDS}"""
+              started_at = {_NOW}, lease_until = {_NOW} + :lease_for, progress = NULL,
+              version = j.version + 1, updated_at = {_NOW}
+            FROM picked WHERE j.ctid = picked.place RETURNING {_CLAIMED}"""
     )
 
 

@@ -34,7 +34,7 @@ class Attempt:
       has failed, for a further attempt would end so too.
     """
 
-    __slots__ = ("_backoff", "_began", "_db", "_ended", "_finish", "_handler", "_held", "_job", "_run")
+    __slots__ = ("_backoff", "_db", "_ended", "_finish", "_handler", "_held", "_job", "_run")
 
     def __init__(
         self,
@@ -53,7 +53,6 @@ class Attempt:
         self._ended = ended
         self._finish = finish
         self._run = Run(db, held.job)
-        self._began = datetime.now(UTC)
 
     async def make(self) -> None:
         """Make it. `ended` is told how many seconds the handler took, before anything is stored."""
@@ -70,11 +69,12 @@ class Attempt:
             ending, result = await self._called()
         finally:
             self._held.working = False
-            self._ended(loop.time() - began)
+            took = loop.time() - began
+            self._ended(took)
         if ending.error is not None:
             self._run.log(ending.error, level=LogLevel.ERROR)
         if result is not None or self._run.lines:
-            ending = await self._recorded(ending, result)
+            ending = await self._recorded(ending, result, took)
         self._finish(self._held, ending)
 
     async def _called(self) -> tuple[Ending, Any]:
@@ -146,12 +146,14 @@ class Attempt:
             return Ending(self._job, "failed", error=error_text(error))
         return Ending(self._job, "retried", error=error_text(error), delay=backoff.delay(self._job.attempt))
 
-    async def _recorded(self, ending: Ending, result: Any) -> Ending:
+    async def _recorded(self, ending: Ending, result: Any, took: float) -> Ending:
         """Store the result, the error and the log, and return the ending that follows from it."""
+        finished = datetime.now(UTC)
+        began = finished - timedelta(seconds=took)
         pauses = Pauses()
         while True:
             try:
-                await self._record(ending, result)
+                await self._record(ending, result, began, finished)
             except Exception as error:
                 if not getattr(error, "retryable", False):
                     _log.warning("the result of job %s cannot be stored: %s", self._job.id, error)
@@ -166,7 +168,7 @@ class Attempt:
                 return self._stopped()
             await asyncio.sleep(pauses.next())
 
-    async def _record(self, ending: Ending, result: Any) -> None:
+    async def _record(self, ending: Ending, result: Any, began: datetime, finished: datetime) -> None:
         await self._run.store_log()
         if result is None and ending.error is None:
             return
@@ -180,8 +182,8 @@ class Attempt:
             lease=self._job.lease,
             result=None if result is None else dict(result),
             error=ending.error,
-            started_at=self._began,
-            finished_at=datetime.now(UTC),
+            started_at=began,
+            finished_at=finished,
         )
         await self._db.ai_processing_results.record(new)
 

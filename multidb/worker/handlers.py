@@ -64,9 +64,10 @@ class Handler:
 
     def arguments(self, job: Job, run: Run) -> list[Any]:
         """Return what to call it with. Raises: ValidationError if the payload is not what it takes."""
-        by_class = {Job: job, Run: run}
         return [
-            each.validate_json(to_json(job.payload)) if isinstance(each, TypeAdapter) else by_class[each]
+            each.validate_json(to_json(job.payload))
+            if isinstance(each, TypeAdapter)
+            else (job if each is Job else run)
             for each in self.parameters
         ]
 

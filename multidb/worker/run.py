@@ -22,8 +22,8 @@ class Run:
     def __init__(self, db: "MultiDB", job: "Job") -> None:
         self.db = db
         self.job = job
-        #: What is not stored yet.
-        self.lines: deque[AiProcessingLog] = deque(maxlen=MAX_LOGS)
+        #: What is not stored yet, if anything was logged.
+        self.lines: deque[AiProcessingLog] | None = None
 
     async def progress(self, share: float) -> None:
         """Tell how much of the job is done, from 0 to 1, and store what was logged.
@@ -39,6 +39,8 @@ class Run:
         Never waits. Of a run, as of a job, the last 1,000 lines are kept, and of a line 2,000 characters.
         """
         text = message.replace("\0", "\ufffd").encode("utf-8", "backslashreplace").decode()
+        if self.lines is None:
+            self.lines = deque(maxlen=MAX_LOGS)
         self.lines.append(AiProcessingLog(lease=self.job.lease, level=level, message=text[:_LONGEST]))
 
     async def store_log(self) -> None:

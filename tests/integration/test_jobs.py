@@ -199,6 +199,28 @@ async def test_jobs_are_claimed_in_order_each_by_one(db: MultiDB):
     assert len(ids) == len(set(ids)) == 400
 
 
+async def test_a_claimed_job_is_what_is_stored_of_it(db: MultiDB):
+    """However it was claimed, and also where another attempt went before."""
+    company = await db.companies.add(NewCompany(name="C", slug="c"))
+    for _ in range(5):
+        await db.jobs.enqueue(
+            new(payload={"a": 1}, company_id=company.id, concurrency_key="k", timeout=MINUTE, priority=1)
+        )
+    (first,) = await claim(db, worker="other", lease=MINUTE)
+    await db.jobs.progress(first, 0.5)
+    await db.jobs.fail(first, "wrong", retry_in=timedelta(0))
+    jobs = await claim(db, limit=2, lease=timedelta(seconds=7))
+    jobs += await claim(db, fair=True)
+    with db.tenant(company.id):
+        jobs += await claim(db)
+    await db.jobs.limit("q", at_most=9)
+    jobs += await claim(db)
+    assert len(jobs) == 5
+    assert {job.error for job in jobs} == {None, "wrong"}
+    for job in jobs:
+        assert job == await db.jobs.fetch(job.id)
+
+
 async def test_what_is_claimed_with_a_transaction_is_given_back_with_it(db: MultiDB):
     await db.jobs.enqueue(new())
     with pytest.raises(RuntimeError):
