@@ -51,17 +51,17 @@ class SessionEffects(Effects["SessionRepository"]):
 
     def revoke_one(self, session_id: UUID, *, user_id: UUID) -> Done[None]:
         """End one session of a user after the commit."""
-        for id in (session_id, user_id):
-            checked_id(id, self._operation("revoke_one"))
+        for name, id in {"session_id": session_id, "user_id": user_id}.items():
+            checked_id(id, self._operation("revoke_one"), name)
         self._tell("revoke_one", One(user_id=user_id, id=session_id))
         return Done(None)
 
     def revoke_all(self, user_id: UUID, *, except_: UUID | None = None) -> Done[None]:
         """End the sessions that a user has at the commit, but for the one with the id `except_`."""
         operation = self._operation("revoke_all")
-        checked_id(user_id, operation)
+        checked_id(user_id, operation, "user_id")
         if except_ is not None:
-            checked_id(except_, operation)
+            checked_id(except_, operation, "except_")
         self._tell("revoke_all", All(user_id=user_id, but=except_))
         return Done(None)
 
@@ -106,7 +106,7 @@ class UploadEffects(Effects["UploadRepository"]):
 
     def abort(self, upload_id: UUID) -> Done[None]:
         """Give up an upload after the commit."""
-        checked_id(upload_id, self._operation("abort"))
+        checked_id(upload_id, self._operation("abort"), "upload_id")
         self._tell("abort", Upload(id=upload_id))
         return Done(None)
 

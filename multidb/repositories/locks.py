@@ -67,7 +67,7 @@ class LockRepository(Repository):
         it already; DataError.
         """
         operation = self._operation("document")
-        checked_id(document_id, operation)
+        checked_id(document_id, operation, "document_id")
         _check(ttl, wait, operation)
         key = self._document_key.key({"document_id": document_id})
         return HeldLock(self._here, key, ttl, wait, operation, fair=fair)
@@ -89,7 +89,7 @@ class LockRepository(Repository):
         operation = self._operation("documents")
         ids = list(document_ids)
         for id in ids:
-            checked_id(id, operation)
+            checked_id(id, operation, "document_ids")
         if len(set(ids)) > _MOST_AT_ONCE:
             raise DataError(f"`document_ids` may be {_MOST_AT_ONCE} at most", operation=operation)
         _check(ttl, wait, operation)

@@ -100,7 +100,7 @@ class PresenceRepository(Repository):
     async def leave(self, user_id: UUID, *, device: str) -> None:
         """Say that a user is gone from a device. One round trip; idempotent. Raises: as `beat`."""
         operation = self._operation("leave")
-        checked_id(user_id, operation)
+        checked_id(user_id, operation, "user_id")
         register = self._register(user_id)
         commands = [
             scripted("presence_leave", [self._key(user_id)], [_checked(device, operation)], repeatable=True),
@@ -118,7 +118,7 @@ class PresenceRepository(Repository):
         operation = self._operation("online")
         ids = list(dict.fromkeys(user_ids))
         for id in ids:
-            checked_id(id, operation)
+            checked_id(id, operation, "user_ids")
         commands = [Command("EXISTS", self._key(id), repeatable=True) for id in ids]
         replies = await self._try(commands, operation) if ids else []
         return {id for id, there in zip(ids, replies, strict=False) if there}
@@ -200,7 +200,7 @@ class PresenceRepository(Repository):
         return self._registers[user_id.int % _REGISTERS]
 
     def _beat(self, user_id: UUID, device: str, operation: str) -> list[Command]:
-        checked_id(user_id, operation)
+        checked_id(user_id, operation, "user_id")
         beaten = _checked(device, operation), int(self._timeout * 1000), MAX_DEVICES
         return [
             scripted("presence_beat", [self._key(user_id)], beaten, repeatable=True),

@@ -150,7 +150,7 @@ class RateLimitRepository(Repository):
         Raises: UnavailableError if Redis cannot be reached.
         """
         operation = self._operation("reset")
-        checked_id(user_id, operation)
+        checked_id(user_id, operation, "user_id")
         key = key_of(self._pattern, user_id, _checked(endpoint, operation))
         self._local.reset(key)
         await self._redis.delete([key], operation=operation)
@@ -166,7 +166,7 @@ class RateLimitRepository(Repository):
         outage: OutagePolicy | None,
         operation: str,
     ) -> Decision:
-        checked_id(user_id, operation)
+        checked_id(user_id, operation, "user_id")
         found = [
             (key_of(self._pattern, user_id, endpoint), rate)
             for endpoint, rate in checked_limits(limits, cost, operation)

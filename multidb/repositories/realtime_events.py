@@ -89,7 +89,7 @@ class RealtimeEventRepository(AppendOnlyRepository[RealtimeEvent]):
         if after is not None and since is not None:
             raise DataError("give `after` or `since`, not both", operation=operation)
         if after is not None:
-            checked_id(after, operation)
+            checked_id(after, operation, "after")
         if since is not None:
             since = known_value(RealtimeEvent, "timestamp", since, operation)
         if overlap < timedelta(0):

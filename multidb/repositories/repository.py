@@ -220,14 +220,14 @@ def _reader(model: type[BaseModel], name: str) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def checked_id(id: Any, operation: str) -> None:
-    """Raise: DataError if `id` is not a UUID.
+def checked_id(id: Any, operation: str, name: str = "id") -> None:
+    """Raise: DataError if `id`, which the call names `name`, is not a UUID.
 
     Another spelling of an id would be another cache entry, which no write invalidates, and in a
     batch it would be taken for another row.
     """
     if not isinstance(id, UUID):
-        raise DataError(f"`id` must be a UUID, not {type(id).__name__}", operation=operation)
+        raise DataError(f"`{name}` must be a UUID, not {type(id).__name__}", operation=operation)
 
 
 def overtaken(

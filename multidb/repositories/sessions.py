@@ -94,7 +94,7 @@ class SessionRepository(Repository):
         another task's.
         """
         operation = self._operation("create")
-        checked_id(user_id, operation)
+        checked_id(user_id, operation, "user_id")
         note = self._history.noting()
         id = uuid7()
         told = {"device": device, "ip": ip, "user_agent": user_agent}
@@ -150,7 +150,7 @@ class SessionRepository(Repository):
     async def find(self, user_id: UUID) -> list[Session]:
         """Return the user's live sessions, the one used last first; `Settings.session_limit` at most."""
         operation = self._operation("find")
-        checked_id(user_id, operation)
+        checked_id(user_id, operation, "user_id")
         index = self._index_key.key({"user_id": user_id})
         live, expired = await self._redis.run("session_find", [index], [], operation=operation)
         self._history.note(expired_sessions(user_id, expired))
@@ -165,8 +165,8 @@ class SessionRepository(Repository):
 
     async def revoke_one(self, session_id: UUID, *, user_id: UUID) -> bool:
         """End one session of a user, whose token is not at hand; return whether it was live. Idempotent."""
-        for id in (session_id, user_id):
-            checked_id(id, self._operation("revoke_one"))
+        for name, id in {"session_id": session_id, "user_id": user_id}.items():
+            checked_id(id, self._operation("revoke_one"), name)
         return await self._end(user_id, session_id, "revoked", "revoke_one")
 
     async def revoke_all(self, user_id: UUID, *, except_: UUID | None = None) -> int:
@@ -175,9 +175,9 @@ class SessionRepository(Repository):
         Takes the same time however many there are.
         """
         operation = self._operation("revoke_all")
-        checked_id(user_id, operation)
+        checked_id(user_id, operation, "user_id")
         if except_ is not None:
-            checked_id(except_, operation)
+            checked_id(except_, operation, "except_")
         return await self._revoke_all(user_id, except_)
 
     async def _revoke_all(self, user_id: UUID, but: UUID | None, *, before: datetime | None = None) -> int:

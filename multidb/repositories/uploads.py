@@ -124,7 +124,7 @@ class UploadRepository(Repository):
         or 10,000 chunks are; NotFoundError.
         """
         operation = self._operation("append")
-        checked_id(upload_id, operation)
+        checked_id(upload_id, operation, "upload_id")
         self._check_chunk(chunk, offset, checksum, operation)
         word, *counts = await self._redis.run(
             "upload_append",
@@ -152,7 +152,7 @@ class UploadRepository(Repository):
     async def get(self, upload_id: UUID) -> Upload | None:
         """Return how far an upload is, or None if there is none: completed, aborted or given up."""
         operation = self._operation("get")
-        checked_id(upload_id, operation)
+        checked_id(upload_id, operation, "upload_id")
         held = await self._held(upload_id, operation)
         if held is None:
             return None
@@ -165,7 +165,7 @@ class UploadRepository(Repository):
         Raises: NotFoundError.
         """
         operation = self._operation("gaps")
-        checked_id(upload_id, operation)
+        checked_id(upload_id, operation, "upload_id")
         held = await self._held(upload_id, operation)
         if held is None:
             raise self._not_found(operation)
@@ -190,7 +190,7 @@ class UploadRepository(Repository):
         `documents.add` does.
         """
         operation = self._operation("complete")
-        checked_id(upload_id, operation)
+        checked_id(upload_id, operation, "upload_id")
         documents = cast(DocumentRepository, self._resources.repositories[DocumentRepository])
         held = await self._held(upload_id, operation)
         try:
@@ -229,7 +229,7 @@ class UploadRepository(Repository):
     async def abort(self, upload_id: UUID) -> bool:
         """Give up an upload; return whether there was one. Idempotent."""
         operation = self._operation("abort")
-        checked_id(upload_id, operation)
+        checked_id(upload_id, operation, "upload_id")
         user = await self._redis.run("upload_drop", self._keys(upload_id), [], operation=operation)
         if user is None:
             return False

@@ -525,10 +525,10 @@ async def test_what_is_no_duration_is_refused(db: MultiDB, options: dict[str, An
     "id", ["{42}", "a b\n", "x" * 10_000, None, 7], ids=["brace", "blank", "long", "none", "int"]
 )
 async def test_what_is_no_id_is_refused(db: MultiDB, id: Any):
-    with pytest.raises(DataError, match="`id` must be a UUID"):
+    with pytest.raises(DataError, match="`document_id` must be a UUID"):
         async with db.locks.document(id):
             pytest.fail("taken")
-    with pytest.raises(DataError, match="`id` must be a UUID"):
+    with pytest.raises(DataError, match="`document_ids` must be a UUID"):
         async with db.locks.documents([uuid7(), id]):
             pytest.fail("taken")
     assert await lock_keys(db) == []

@@ -216,10 +216,10 @@ async def test_what_cannot_be_had_is_refused_at_the_call(db: MultiDB):
         (DataError, "a key is words", lambda tx: tx.dynamic_configurations.set("a b", 1)),
         (DataError, "a key is words", lambda tx: tx.dynamic_configurations.remove("a b")),
         (DataError, "has no JSON", lambda tx: tx.dynamic_configurations.set("a", object())),
-        (DataError, "`id`", lambda tx: tx.sessions.revoke_all("7")),  # type: ignore[arg-type]
+        (DataError, "`user_id`", lambda tx: tx.sessions.revoke_all("7")),  # type: ignore[arg-type]
         (DataError, "`by`", lambda tx: tx.counters.increment("/e", by=0)),
         (DataError, "endpoint", lambda tx: tx.counters.increment("")),
-        (DataError, "`id`", lambda tx: tx.uploads.abort("7")),  # type: ignore[arg-type]
+        (DataError, "`upload_id`", lambda tx: tx.uploads.abort("7")),  # type: ignore[arg-type]
         (ConfigurationError, "revoke_all", lambda tx: tx.sessions.create(uuid7())),  # type: ignore[attr-defined]
         (ConfigurationError, "append, append_many$", lambda tx: tx.system_logs.emit(log())),  # type: ignore[attr-defined]
         (ConfigurationError, "call `db.users`", lambda tx: tx.users),  # type: ignore[attr-defined]

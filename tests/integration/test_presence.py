@@ -326,12 +326,12 @@ async def test_what_is_no_device_is_refused(db: MultiDB, device: Any):
 
 @pytest.mark.parametrize("id", ["{42}", "a b\n", "x" * 10_000, None], ids=["brace", "blank", "long", "none"])
 async def test_what_is_no_id_is_refused(db: MultiDB, id: Any):
-    for call in (
-        db.presence.beat(id, device="phone"),
-        db.presence.leave(id, device="phone"),
-        db.presence.online([uuid7(), id]),
+    for name, call in (
+        ("user_id", db.presence.beat(id, device="phone")),
+        ("user_id", db.presence.leave(id, device="phone")),
+        ("user_ids", db.presence.online([uuid7(), id])),
     ):
-        with pytest.raises(DataError, match="`id` must be a UUID"):
+        with pytest.raises(DataError, match=f"`{name}` must be a UUID"):
             await call
 
 

@@ -224,7 +224,7 @@ async def test_a_cancelled_caller_takes_nothing_from_the_others(db: MultiDB):
 async def test_what_does_not_fit_is_refused(db: MultiDB):
     user, rate = uuid7(), Rate(3, per=HOUR)
     wrong: dict[str, list[tuple[Any, Any, Any, Any]]] = {
-        "`id` must be a UUID": [
+        "`user_id` must be a UUID": [
             (each, "a", rate, 1) for each in ("7", "{7}", "a b", "a\nb", "x" * 10_000, 7, None)
         ],
         "`endpoint` must be a text of 1 to 500": [

@@ -159,14 +159,14 @@ async def test_what_does_not_fit_is_refused_by_its_name(db: MultiDB, values: dic
     "id", ["{42}", "a b", None, 7, "x" * 10_000], ids=["brace", "blank", "none", "int", "long"]
 )
 async def test_what_is_no_id_is_refused(db: MultiDB, id: Any):
-    for call in (
-        lambda: db.sessions.create(id),
-        lambda: db.sessions.find(id),
-        lambda: db.sessions.revoke_all(id),
-        lambda: db.sessions.revoke_one(id, user_id=uuid7()),
-        lambda: db.sessions.revoke_one(uuid7(), user_id=id),
+    for name, call in (
+        ("user_id", lambda: db.sessions.create(id)),
+        ("user_id", lambda: db.sessions.find(id)),
+        ("user_id", lambda: db.sessions.revoke_all(id)),
+        ("session_id", lambda: db.sessions.revoke_one(id, user_id=uuid7())),
+        ("user_id", lambda: db.sessions.revoke_one(uuid7(), user_id=id)),
     ):
-        with pytest.raises(DataError, match="`id` must be a UUID"):
+        with pytest.raises(DataError, match=f"`{name}` must be a UUID"):
             await call()
     assert await keys(db) == []
 

@@ -321,5 +321,5 @@ async def test_what_is_no_id_is_refused(db: MultiDB, id: Any):
         db.uploads.complete(id),
         db.uploads.abort(id),
     ):
-        with pytest.raises(DataError, match="`id` must be a UUID"):
+        with pytest.raises(DataError, match="`upload_id` must be a UUID"):
             await call
