@@ -10,6 +10,7 @@ from uuid import UUID
 from multidb.client import MultiDB
 from multidb.errors import MultiDBError
 from multidb.models.jobs import Job
+from multidb.stores.pauses import nap
 
 __all__ = ["Held", "Hold", "Reason"]
 
@@ -95,11 +96,7 @@ class Hold:
             trusted = [held.until for held in self if held.reason != "lost"]
             soonest = min(trusted, default=loop.time() + pause)
             self._now.clear()
-            try:
-                async with asyncio.timeout(max(0.01, min(pause, soonest - loop.time()))):
-                    await self._now.wait()
-            except TimeoutError:
-                pass
+            await nap(self._now, max(0.01, min(pause, soonest - loop.time())))
 
     async def _beat(self, now: float) -> bool:
         # A handler that does not heed its timeout keeps its place here, and the job gets another worker.

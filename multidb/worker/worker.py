@@ -224,10 +224,12 @@ class Worker:
         counts = await asyncio.gather(
             *(self._claim_at_once(queue, half) for half in halves), return_exceptions=True
         )
+        claimed = 0
         for count in counts:
             if isinstance(count, BaseException):
                 raise count
-        return sum(counts)  # type: ignore[arg-type]
+            claimed += count
+        return claimed
 
     async def _claim_at_once(self, queue: str, room: int) -> int:
         began = asyncio.get_running_loop().time()
@@ -309,7 +311,7 @@ class Worker:
 
     async def _put_back(self, *, keep: int = 0) -> None:
         """Put back what nobody has begun, but for so many. What cannot be is kept, or its lease ends."""
-        ahead = [self._ahead.pop() for _ in range(len(self._ahead) - keep)]
+        ahead = [self._ahead.pop() for _ in range(len(self._ahead) - keep)][::-1]
         put_back = [self.db.jobs.release(held.job) for held in ahead]
         for held, error in zip(ahead, await asyncio.gather(*put_back, return_exceptions=True), strict=True):
             if isinstance(error, UnavailableError) and not self._stopping.is_set():
