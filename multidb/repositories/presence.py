@@ -27,6 +27,7 @@ from multidb.models.ids import uuid7
 from multidb.models.presence import PresenceEvent
 from multidb.repositories.repository import Repository, Resources, checked_id, validated
 from multidb.stores.background import Background
+from multidb.stores.pauses import nap
 from multidb.stores.redis.commands import Command, scripted
 from multidb.stores.redis.outage import Outage
 
@@ -290,9 +291,7 @@ class PresenceRepository(Repository):
         loop = asyncio.get_running_loop()
         due = loop.time() + self._timeout / 4
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(due):
-                    await self._wanted.wait()
+            await nap(self._wanted, due - loop.time())
             self._wanted.clear()
             try:
                 await self._enter()

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeAlias
 import asyncpg
 
 from multidb.errors import MultiDBError
-from multidb.stores.pauses import Pauses
+from multidb.stores.pauses import Pauses, nap
 from multidb.stores.postgres.engine import PostgresStore, connect
 from multidb.stores.postgres.errors import translating
 
@@ -74,8 +74,5 @@ class Listening:
     @staticmethod
     async def _until(lost: asyncio.Event, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         while not lost.is_set():
-            try:
-                async with asyncio.timeout(_SILENCE):
-                    await lost.wait()
-            except TimeoutError:
+            if not await nap(lost, _SILENCE):
                 await connection.execute("SELECT 1", timeout=_SILENCE)
