@@ -48,7 +48,7 @@ async def watched() -> AsyncIterator[list[int]]:
     async def watch() -> None:
         while True:
             most[0] = max(most[0], resident() - before)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # a sample each time
 
     watching = asyncio.create_task(watch())
     try:

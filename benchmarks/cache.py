@@ -82,7 +82,7 @@ async def _hits(run: Run, work: str, sides: Mapping[str, Side]) -> None:
         for side in sides.values():
             for number in range(keys):
                 await side.get(number)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # which it says on a connection of its own, to nobody outside
 
     def hit(side: Side) -> Call:
         return lambda number: side.get(number % keys)

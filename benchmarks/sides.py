@@ -75,6 +75,8 @@ class Side(ABC):
     def stream(self) -> AsyncGenerator[object]:
         """Yield every user, a thousand a round trip."""
 
+    # Not every side is asked for these two, and who is not has none.
+
     async def update(self, id: UUID, name: str) -> object:
         """Give a user another name, committed, and return it as it is stored."""
         raise NotImplementedError

@@ -127,7 +127,7 @@ class EmbeddedStack:
                     yield pending.rstrip("\n")
                     pending = ""
                 else:
-                    time.sleep(0.2)
+                    time.sleep(0.2)  # a file tells nobody that it grew
 
     def clean(self) -> None:
         """Stop the servers and delete all that the stack keeps. What else the directory holds stays."""

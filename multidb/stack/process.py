@@ -65,7 +65,7 @@ class Process:
         while self.alive():
             if time.monotonic() > deadline:
                 return False
-            time.sleep(0.01)
+            time.sleep(0.01)  # only its parent could be told of its end
         return True
 
 

@@ -61,7 +61,7 @@ class Worker:
                 number = await subject.read(id)
             except (MultiDBError, OSError):
                 self._board.count(self._process, ERRORS)
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # a server is away: others get to run
                 continue
             self._board.count(self._process, READS)
             if number < floor:

@@ -165,7 +165,7 @@ class _OwnRedis:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         self._process = spawn(self._server.command(self.url), self._home / "log")
-        self._server.wait(self.url, lambda: time.sleep(0.01))
+        self._server.wait(self.url, lambda: time.sleep(0.01))  # between looks at whether it answers
 
     def kill(self) -> None:
         """End it as a crash would."""

@@ -77,7 +77,7 @@ def pooled(settings: Settings, directory: Path) -> Iterator[Settings]:
         until = time.monotonic() + 10
         while not answers_tcp(own):
             assert process.poll() is None and time.monotonic() < until, log.read_text()
-            time.sleep(0.005)
+            time.sleep(0.005)  # it tells nobody that it listens
         behind = urlunsplit(url._replace(netloc=f"multidb:any@127.0.0.1:{own}"))
         yield settings.model_copy(
             update={

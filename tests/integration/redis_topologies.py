@@ -61,7 +61,7 @@ class RedisProcess:
             with suppress(RedisError):  # it is not there yet
                 if holds():
                     return
-            time.sleep(0.02)
+            time.sleep(0.02)  # it tells nobody
         raise TimeoutError((self._home / "log").read_text())
 
 

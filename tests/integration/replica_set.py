@@ -104,7 +104,7 @@ def _patiently(call: Any) -> None:
         except PyMongoError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.1)
+            time.sleep(0.1)  # members tell nobody how far they are
         else:
             return
 
