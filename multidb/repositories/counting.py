@@ -55,7 +55,8 @@ class Counting:
         self._storing = Background(self._store_all)
         #: Flushes what was noted.
         self._later: asyncio.TimerHandle | None = None
-        self._closing = asyncio.Event()
+        #: Set once it drains: the next try is made at once.
+        self._hurry = asyncio.Event()
         self._outage = Outage(_log, "counts are kept and stored later")
         resources.before_closing.append(self._drain)
 
@@ -107,6 +108,10 @@ class Counting:
                 self._outage.over()
             except MultiDBError as caught:
                 error = caught
+            except asyncio.CancelledError:
+                text = "closed before Redis answered; it may have been counted"
+                _answer([*waiting, *self._waiting], UnavailableError(text, operation="counters.increment"))
+                raise
             if error is None or not (error.retryable or isinstance(error, NotOpenError)):
                 self._flush = []  # stored, or refused for good
                 _answer(waiting, error)
@@ -114,9 +119,8 @@ class Counting:
             self._outage.began(error)
             _answer([*waiting, *self._waiting], None)
             waiting, self._waiting = [], []
-            if self._closing.is_set():
-                return
-            await nap(self._closing, _PAUSE)
+            if await nap(self._hurry, _PAUSE):
+                self._hurry.clear()
 
     def _taken(self) -> list[Command]:
         """Return the commands that store what has been counted, which is then no more to be."""
@@ -142,14 +146,14 @@ class Counting:
 
     async def _drain(self) -> None:
         """Store what is left, within `Settings.close_timeout`."""
-        self._closing.set()
+        self._hurry.set()
         if self._later is not None:
             self._later.cancel()
             self._later = None
         if self._flush or self._counted:
             self._run()
         await self._storing.end(within=self._resources.settings.close_timeout.total_seconds())
-        self._closing = asyncio.Event()
+        self._hurry = asyncio.Event()
         if self._flush or self._counted:
             _log.warning(
                 "closed before Redis took all counts: those of %d endpoints are lost", len(self._lost())

@@ -61,8 +61,8 @@ class SessionHistory:
         self._resources = resources
         self._noted: deque[Entry] = deque()
         self._writing = Background(self._write_all)
-        #: Set while it drains: PostgreSQL is tried once more, and not waited for.
-        self._closing = asyncio.Event()
+        #: Set once it drains: the next try is made at once.
+        self._hurry = asyncio.Event()
         #: Entries that will never be written: there was no room, or no such user.
         self.lost = 0
         resources.before_closing.append(self._drain)
@@ -102,9 +102,9 @@ class SessionHistory:
                 pauses.restart()
             except (UnavailableError, NotOpenError):
                 self._noted.extendleft(reversed(batch))
-                if self._closing.is_set():
-                    return
-                await nap(self._closing, pauses.next())
+                if await nap(self._hurry, pauses.next()):
+                    self._hurry.clear()
+                    pauses.restart()
             except BaseException:
                 self._noted.extendleft(reversed(batch))
                 raise
@@ -143,10 +143,10 @@ class SessionHistory:
 
     async def _drain(self) -> None:
         """Write what is left, within `Settings.close_timeout`."""
-        self._closing.set()
+        self._hurry.set()
         self._writing.begin()
         await self._writing.end(within=self._resources.settings.close_timeout.total_seconds())
-        self._closing = asyncio.Event()
+        self._hurry = asyncio.Event()
         while self._noted:
             self._noted.popleft()
             self._lose("closed before PostgreSQL took them")

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from multidb.settings import Settings
 
+_PORTS = {"postgres": 5432, "redis": 6379}
+
 
 class Proxy:
     """Passes on what clients send, and of the answers what `answer` makes of them; None cuts the line."""
@@ -80,10 +82,12 @@ class Proxy:
 
 
 @asynccontextmanager
-async def behind_proxy(settings: Settings) -> AsyncIterator[tuple[Proxy, Settings]]:
-    """Yield a proxy before Redis, and settings that go through it."""
-    url = urlsplit(settings.redis_url.get_secret_value())
-    async with Proxy(url.hostname or "", url.port or 6379) as proxy:
-        netloc = f"{url.netloc.rpartition('@')[0]}@127.0.0.1:{proxy.port}"
-        through = type(settings.redis_url)(urlunsplit(url._replace(netloc=netloc)))
-        yield proxy, settings.model_copy(update={"redis_url": through})
+async def behind_proxy(settings: Settings, store: str = "redis") -> AsyncIterator[tuple[Proxy, Settings]]:
+    """Yield a proxy before the server of a store, and settings that go through it."""
+    name = f"{store}_url"
+    url = getattr(settings, name)
+    parts = urlsplit(url.get_secret_value())
+    async with Proxy(parts.hostname or "", parts.port or _PORTS[store]) as proxy:
+        netloc = f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{proxy.port}"
+        through = type(url)(urlunsplit(parts._replace(netloc=netloc)))
+        yield proxy, settings.model_copy(update={name: through})

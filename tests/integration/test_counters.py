@@ -115,6 +115,36 @@ async def test_while_redis_is_away_counting_goes_on(multidb_settings: Settings, 
         assert len(told) == 1
 
 
+async def test_closing_waits_for_redis_to_come_back(multidb_settings: Settings):
+    changes = {"redis_timeout": timedelta(seconds=0.2), "redis_breaker_pause": timedelta(seconds=0.1)}
+    async with behind_proxy(multidb_settings.model_copy(update=changes)) as (proxy, settings):
+        db = MultiDB(settings)
+        await db.open()
+        proxy.deaf = True
+        for _ in range(10):
+            await db.counters.increment("a")
+        closing = asyncio.create_task(db.close())
+        # A try that began before closing, and those after it, find Redis away.
+        await asyncio.wait([closing], timeout=1)
+        assert not closing.done()
+        proxy.deaf = False
+        await closing
+    async with MultiDB(multidb_settings) as db:
+        assert await db.counters.get("a", TODAY) == 10
+
+
+async def test_who_waits_for_a_count_is_told_that_it_was_closed(multidb_settings: Settings):
+    changes = {"close_timeout": timedelta(seconds=0.1)}
+    async with behind_proxy(multidb_settings.model_copy(update=changes)) as (proxy, settings):
+        async with MultiDB(settings) as db:
+            proxy.deaf = True
+            counting = asyncio.create_task(db.counters.increment("a"))
+            await asyncio.sleep(0)
+        async with asyncio.timeout(3):
+            with pytest.raises(UnavailableError, match="closed"):
+                await counting
+
+
 async def test_what_cannot_be_stored_before_closing_is_told(multidb_settings: Settings, caplog):
     changes = {"redis_timeout": timedelta(seconds=0.5), "close_timeout": timedelta(seconds=1)}
     async with behind_proxy(multidb_settings.model_copy(update=changes)) as (proxy, settings):

@@ -23,6 +23,8 @@ from multidb import (
 )
 from multidb.settings import Settings
 
+from .proxy import behind_proxy
+
 
 async def keys(db: MultiDB) -> list[str]:
     return sorted([key.decode() async for key in db.redis.client.scan_iter(f"{db.settings.key_prefix}*")])
@@ -512,6 +514,29 @@ async def test_one_user_who_does_not_exist_takes_no_history_from_the_others(
         assert not other.sessions._history._noted
     assert len(await history(db, user)) == 2
     assert "missing from the history: 1" in caplog.text
+
+
+async def test_closing_waits_for_postgres_to_take_the_history(
+    db: MultiDB, multidb_settings: Settings, user: UUID
+):
+    async with behind_proxy(multidb_settings, "postgres") as (proxy, settings):
+        other = MultiDB(settings)
+        await other.open()
+        cut, passed = asyncio.Event(), proxy.answer
+
+        def answer(data: bytes) -> None:
+            cut.set()
+
+        proxy.answer = answer
+        await other.sessions.create(user)
+        await cut.wait()
+        closing = asyncio.create_task(other.close())
+        cut.clear()
+        await cut.wait()
+        assert not closing.done()
+        proxy.answer = passed
+        await closing
+    assert len(await history(db, user)) == 1
 
 
 async def test_a_session_that_the_history_missed_is_entered_at_its_first_touch(
