@@ -125,6 +125,9 @@ def _shared_out(ours: str, *, fair: bool, limited: bool) -> str:
     chance decides. Two who claim at a time rank the same jobs, so twice as many are looked at as wanted.
     """
     by = "company_id" if fair else "concurrency_key"
+    if fair and limited:
+        # Else a company's jobs whose key has no room would hold up those behind them.
+        ours += " AND (j.concurrency_key IN (SELECT key FROM full_keys)) IS NOT TRUE"
     there, in_turn = "j.queue = :queue AND j.state = 'available'", _by_groups(by)
     columns = (
         "j.id, j.priority, j.run_at, coalesce(j.company_id, {nobody}) AS company, j.concurrency_key AS key"
@@ -133,7 +136,8 @@ def _shared_out(ours: str, *, fair: bool, limited: bool) -> str:
     one, nobodys = some.format(whose=_of(by, "g.id", ours)), some.format(whose=_of(by, None, ours))
     turn = f"row_number() OVER (PARTITION BY c.company {_in_order('c')}) + coalesce(r.n, 0)" if fair else "0"
     chance = "random()" if fair else "extract(epoch FROM c.run_at)"
-    room = "least(:limit, greatest(0, :at_most - (SELECT count(*) FROM running)))" if limited else ":limit"
+    left = "greatest(0, :at_most - (SELECT count(*) FROM running))"
+    room = f"CASE WHEN :at_most IS NULL THEN :limit ELSE least(:limit, {left}) END" if limited else ":limit"
     fits = "p.key IS NULL OR :at_most_per_key IS NULL OR p.place <= :at_most_per_key" if limited else "true"
     return f"""
         WITH RECURSIVE groups AS (
@@ -145,6 +149,8 @@ def _shared_out(ours: str, *, fair: bool, limited: bool) -> str:
         running AS MATERIALIZED (
           SELECT coalesce(j.company_id, {_NOBODY}) AS company, j.concurrency_key AS key
           FROM ai_processing_jobs j WHERE j.queue = :queue AND j.state = 'running'),
+        full_keys AS MATERIALIZED (
+          SELECT key FROM running GROUP BY key HAVING count(*) >= {":at_most_per_key" if limited else "NULL"}),
         candidates AS MATERIALIZED (
           SELECT c.* FROM groups g CROSS JOIN LATERAL ({one}) c UNION ALL ({nobodys})),
         ranked AS MATERIALIZED (

@@ -281,6 +281,16 @@ async def short_of_limits(db: MultiDB, *, rounds: int) -> None:
         assert sum(await asyncio.gather(*map(work, range(8)))) == len(keys)
 
 
+@pytest.mark.parametrize("fair", [False, True])
+async def test_a_key_without_room_holds_up_no_other(db: MultiDB, fair: bool):
+    await db.jobs.limit("q", at_most_per_key=1)
+    company = await db.companies.add(NewCompany(name="C", slug="c"))
+    keys = ["a"] * 20 + ["b", None]
+    await db.jobs.enqueue_many([new(company_id=company.id, concurrency_key=key) for key in keys])
+    claimed = [await claim(db, 1, fair=fair) for _ in range(4)]
+    assert Counter(job.concurrency_key for jobs in claimed for job in jobs) == {"a": 1, "b": 1, None: 1}
+
+
 async def test_limits_can_be_lifted_and_stop_a_queue(db: MultiDB):
     await db.jobs.enqueue_many(new() for _ in range(5))
     await db.jobs.limit("q", at_most=0)
