@@ -44,15 +44,32 @@ class CachePolicy:
     local: bool = False
 
     def check(self, owner: str) -> None:
-        """Raise: ConfigurationError for a value that is out of bounds."""
+        """Raise: ConfigurationError for a value that is of the wrong type, or out of bounds."""
         zero = timedelta(0)
-        if self.ttl <= zero:
-            raise ConfigurationError(f"{owner}: `ttl` must be more than zero")
-        if self.negative_ttl is not None and self.negative_ttl <= zero:
-            raise ConfigurationError(f"{owner}: `negative_ttl` must be more than zero, or None")
-        if self.stale_if_error < zero:
-            raise ConfigurationError(f"{owner}: `stale_if_error` must be zero or more")
-        if not 0 <= self.jitter < 1:
-            raise ConfigurationError(f"{owner}: `jitter` must be at least 0 and less than 1")
-        if self.early_refresh < 0:
-            raise ConfigurationError(f"{owner}: `early_refresh` must be 0 or more")
+        for name, right, fits in (
+            ("key", "a string", isinstance(self.key, str)),
+            ("ttl", "a timedelta of more than zero", _is_time(self.ttl) and self.ttl > zero),
+            ("jitter", "at least 0 and less than 1", _is_number(self.jitter) and 0 <= self.jitter < 1),
+            ("early_refresh", "0 or more", _is_number(self.early_refresh) and self.early_refresh >= 0),
+            (
+                "stale_if_error",
+                "a timedelta of zero or more",
+                _is_time(self.stale_if_error) and self.stale_if_error >= zero,
+            ),
+            (
+                "negative_ttl",
+                "a timedelta of more than zero, or None",
+                self.negative_ttl is None or (_is_time(self.negative_ttl) and self.negative_ttl > zero),
+            ),
+            ("local", "True or False", isinstance(self.local, bool)),
+        ):
+            if not fits:
+                raise ConfigurationError(f"{owner}: `{name}` must be {right}, not {getattr(self, name)!r}")
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, timedelta)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -320,11 +320,17 @@ async def test_large_values_are_compressed_and_entries_do_not_expire_together(db
 @pytest.mark.parametrize(
     ("options", "wrong"),
     [
-        ({"ttl": timedelta(0)}, "`ttl` must be more than zero"),
+        ({"ttl": timedelta(0)}, "`ttl` must be a timedelta of more than zero"),
+        ({"ttl": 60}, "`ttl` must be a timedelta of more than zero, not 60"),
         ({"jitter": 1}, "`jitter` must be at least 0 and less than 1"),
+        ({"jitter": "some"}, "`jitter` must be at least 0 and less than 1"),
         ({"early_refresh": -1}, "`early_refresh` must be 0 or more"),
-        ({"stale_if_error": timedelta(-1)}, "`stale_if_error` must be zero or more"),
-        ({"negative_ttl": timedelta(0)}, "`negative_ttl` must be more than zero"),
+        ({"early_refresh": float("nan")}, "`early_refresh` must be 0 or more"),
+        ({"stale_if_error": timedelta(-1)}, "`stale_if_error` must be a timedelta of zero or more"),
+        ({"stale_if_error": 5}, "`stale_if_error` must be a timedelta"),
+        ({"negative_ttl": timedelta(0)}, "`negative_ttl` must be a timedelta of more than zero"),
+        ({"local": "yes"}, "`local` must be True or False, not 'yes'"),
+        ({"tags": "tag:{n}"}, "`tags` must be a list of strings"),
         ({"tags": ["tag:{team}"]}, "names `team`, which is not a parameter"),
     ],
 )
