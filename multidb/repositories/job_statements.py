@@ -150,7 +150,8 @@ def _shared_out(ours: str, *, fair: bool, limited: bool) -> str:
           SELECT coalesce(j.company_id, {_NOBODY}) AS company, j.concurrency_key AS key
           FROM ai_processing_jobs j WHERE j.queue = :queue AND j.state = 'running'),
         full_keys AS MATERIALIZED (
-          SELECT key FROM running GROUP BY key HAVING count(*) >= {":at_most_per_key" if limited else "NULL"}),
+          SELECT key FROM running GROUP BY key
+          HAVING count(*) >= {":at_most_per_key" if limited else "NULL"}),
         candidates AS MATERIALIZED (
           SELECT c.* FROM groups g CROSS JOIN LATERAL ({one}) c UNION ALL ({nobodys})),
         ranked AS MATERIALIZED (

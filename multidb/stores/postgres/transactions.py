@@ -74,9 +74,9 @@ class Options:
         return begin if self.tenant is None else begin + see
 
 
-_REPLAN = (
-    "SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = off; "
-    "SET LOCAL enable_sort = off; SET LOCAL enable_incremental_sort = off"
+#: No bitmap either: it reads all entries of rows that are gone, which a plain scan marks as it passes.
+_REPLAN = "SET LOCAL plan_cache_mode = force_custom_plan; " + "; ".join(
+    f"SET LOCAL enable_{way} = off" for way in ("seqscan", "bitmapscan", "sort", "incremental_sort")
 )
 
 #: Tells the audit triggers who acts, for this transaction only.
