@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -82,33 +81,21 @@ def pyright(folder: Path) -> dict[str, Complaints]:
 CHECKERS: dict[str, Callable[[Path], dict[str, Complaints]]] = {"mypy": mypy, "pyright": pyright}
 
 
-@pytest.fixture(scope="module", params=CHECKERS)
-def complaints(request: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Complaints]:
-    """What one checker says of both snippets."""
-    folder = tmp_path_factory.mktemp(request.param)
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_the_library_has_the_types_it_should(checker: str, tmp_path: Path) -> None:
+    """In one test, for a checker takes most of a minute."""
     for name in ("ok.py", "wrong.py"):
-        (folder / name).write_text(snippet(name), encoding="utf-8")
-    return CHECKERS[request.param](folder)
+        (tmp_path / name).write_text(snippet(name), encoding="utf-8")
+    complaints = CHECKERS[checker](tmp_path)
 
-
-def test_what_is_right_is_accepted_with_the_types_it_has(complaints: dict[str, Complaints]) -> None:
-    assert complaints["ok.py"] == {}
-
-
-def test_what_is_wrong_is_refused_where_it_stands(complaints: dict[str, Complaints]) -> None:
+    assert set(complaints) == {"ok.py", "wrong.py"}, "the library itself is complained of"
+    assert complaints["ok.py"] == {}, "what is right is refused"
     text = snippet("wrong.py")
-    lines = text.splitlines()
-    missed = {number: lines[number - 1].strip() for number in marked(text) - complaints["wrong.py"].keys()}
-    assert missed == {}
-
-
-def test_nothing_else_is_refused(complaints: dict[str, Complaints]) -> None:
-    wanted = marked(snippet("wrong.py"))
-    assert {line: said for line, said in complaints["wrong.py"].items() if line not in wanted} == {}
-
-
-def test_the_library_itself_is_not_complained_of(complaints: dict[str, Complaints]) -> None:
-    assert set(complaints) == {"ok.py", "wrong.py"}
+    lines, wanted = text.splitlines(), marked(text)
+    missed = {number: lines[number - 1].strip() for number in wanted - complaints["wrong.py"].keys()}
+    assert missed == {}, "what is wrong is accepted"
+    others = {line: said for line, said in complaints["wrong.py"].items() if line not in wanted}
+    assert others == {}, "what is right is refused beside what is wrong"
 
 
 def test_every_mark_says_why() -> None:
