@@ -130,7 +130,7 @@ class CacheAside:
     async def get_many(
         self, entries: Mapping[K, Entry], load: Callable[[Sequence[K]], Awaitable[Mapping[K, T]]]
     ) -> dict[K, T]:
-        """Return the values of entries, without tags and all of one family, by what stands for each.
+        """Return the values of entries, all of one family, by what stands for each.
 
         One look at all of them, and one load of those that are not there. What `load` leaves out has
         no value. No load under way is waited for.
@@ -223,7 +223,7 @@ class CacheAside:
         for (each, entry), place, held in zip(entries.items(), places, seen, strict=True):
             value = self._leases.value(entry, held)
             copy = self._leases.decoded(entry, value)
-            if value is None or copy is NOTHING or entry.key in self._marks.owed:
+            if value is None or copy is NOTHING or self._is_owed(entry):
                 missing[each] = entry, held.held
             else:
                 found[each] = copy
@@ -237,8 +237,11 @@ class CacheAside:
         return found
 
     def _goes_to_the_store(self, entry: Entry) -> bool:
+        return self.bypassed or self._is_owed(entry)
+
+    def _is_owed(self, entry: Entry) -> bool:
         owed = self._marks.owed
-        return self.bypassed or (bool(owed) and any(key in owed for key in (entry.key, *entry.tags)))
+        return bool(owed) and any(key in owed for key in (entry.key, *entry.tags))
 
     async def _look(self, entry: Entry) -> Held | None:
         """Return what an entry holds, or None if the cache is not to be asked, or cannot be."""

@@ -93,15 +93,19 @@ class Leases:
             return NOTHING
 
     async def look_at_all(self, entries: Sequence[Entry]) -> list[Held]:
-        """Return what entries without tags hold, in one round trip. Raises: as `RedisStore.get`."""
-        keys = [entry.key for entry in entries]
+        """Return what entries hold, in one round trip. Raises: as `RedisStore.get`."""
+        keys = [key for entry in entries for key in (entry.key, *entry.tags)]
         operation = entries[0].family.operation
         if self._redis.opened.kind == "cluster":
             held = await self._redis.get_many(keys, operation=operation)
         else:
             held = await self._redis.execute("MGET", *keys, operation=operation, repeatable=True)
         self._outage.over()
-        return [Held(each) for each in held]
+        replies = iter(held)
+        return [
+            Held(next(replies), known([next(replies) for _ in entry.tags]) if entry.tags else ())
+            for entry in entries
+        ]
 
     async def fly(self, flight: Flight, entry: Entry, load: Load, held: bytes | None) -> Landed:
         """Take the lease and load; or wait for who has it, and load without where that takes too long."""
@@ -196,10 +200,10 @@ class Leases:
         incarnation = self._redis.incarnation(entry.key)
         token = new_lease()
         family = entry.family
-        commands = [self._taking(entry, token, held)]
-        commands += [scripted("cache_tag", [tag], [new_generation(), family.longest]) for tag in entry.tags]
         try:
-            by_now, *tags = await self._redis.send(commands, operation=family.operation)
+            by_now, *tags = await self._redis.send(
+                self._taking(entry, token, held), operation=family.operation
+            )
         except asyncio.CancelledError:
             await complete(self._fill([Fill(entry.key, token)], family))
             raise
@@ -213,17 +217,25 @@ class Leases:
         commands: list[Command] = []
         for each, (entry, held) in missing.items():
             if not (is_marked(held) or is_lease(held)):
-                lease = leases[each] = Lease(new_lease(), self._redis.incarnation(entry.key), ())
-                commands.append(self._taking(entry, lease.token, held))
+                lease = leases[each] = Lease(new_lease(), self._redis.incarnation(entry.key), None)
+                commands += self._taking(entry, lease.token, held)
         if not commands:
             return {}
         entry, _ = missing[next(iter(leases))]
-        replies = await self._redis.send(commands, operation=entry.family.operation)
-        taken = zip(leases.items(), replies, strict=True)
-        return {each: lease for (each, lease), by_now in taken if by_now is None}
+        replies = iter(await self._redis.send(commands, operation=entry.family.operation))
+        taken: dict[Any, Lease] = {}
+        for each, lease in leases.items():
+            by_now, *tags = [next(replies) for _ in range(1 + len(missing[each][0].tags))]
+            if by_now is None:
+                taken[each] = lease._replace(generations=known(tags))
+        return taken
 
-    def _taking(self, entry: Entry, token: bytes, held: bytes | None) -> Command:
-        return scripted("cache_lease", [entry.key], [token, self._lives, held or b""])
+    def _taking(self, entry: Entry, token: bytes, held: bytes | None) -> list[Command]:
+        """Return what takes a lease, and then reads the generations of the tags."""
+        return [
+            scripted("cache_lease", [entry.key], [token, self._lives, held or b""]),
+            *(scripted("cache_tag", [tag], [new_generation(), entry.family.longest]) for tag in entry.tags),
+        ]
 
     async def _changed(self, entry: Entry, lease: bytes, until: float) -> bool:
         """Wait until an entry holds another thing than this lease; False if that takes too long."""
