@@ -85,6 +85,8 @@ class Flights:
             landed = await asyncio.shield(flight.task)
         except asyncio.CancelledError:
             if flight.callers == 1 and not flight.task.done():
+                if self._by_slot.get(slot) is flight:
+                    del self._by_slot[slot]  # or who comes now would be cancelled with it
                 flight.task.cancel()
                 await _until_done(flight.task)
             raise

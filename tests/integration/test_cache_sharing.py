@@ -123,6 +123,28 @@ async def test_a_cancelled_caller_leaves_the_load_to_the_others(db: MultiDB):
     assert load.calls == 1
 
 
+async def test_who_calls_while_a_cancelled_load_ends_is_not_cancelled_with_it(db: MultiDB):
+    load, ending = Loader(), asyncio.Event()
+
+    @db.cached("test:{n}", ttl=TTL)
+    async def cold(n: int) -> int:
+        try:
+            return await load()
+        finally:
+            await ending.wait()
+
+    first = asyncio.create_task(cold(1))
+    await load.began.wait()
+    first.cancel()
+    await settled()
+    second = asyncio.create_task(cold(1))
+    await settled()
+    ending.set()
+    load.let_on.set()
+    assert await second == 2
+    assert first.cancelled()
+
+
 async def test_an_error_is_everybodys_and_nothing_is_stored(db: MultiDB):
     load = Loader()
 
