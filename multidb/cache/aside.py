@@ -115,12 +115,12 @@ class CacheAside:
             if places is not None:
                 self._local.fill(places, entry, value, found)
             if family.is_due(value):
-                slot = ("early", entry.key, scope)
+                slot = ("early", entry.key, family, scope)
                 self._flights.begin(slot, lambda _: self._leases.refresh_early(entry, load, seen))
             return found
         family.metrics.misses += 1
         shared: T = await self._flights.share(
-            (entry.key, scope),
+            (entry.key, family, scope),
             seen,
             lambda flight: self._leases.fly(flight, entry, load, seen.held),
             family.decode,

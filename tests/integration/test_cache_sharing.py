@@ -123,6 +123,24 @@ async def test_a_cancelled_caller_leaves_the_load_to_the_others(db: MultiDB):
     assert load.calls == 1
 
 
+async def test_two_of_one_key_share_no_load(db: MultiDB):
+    load = Loader()
+
+    @db.cached("test:{n}", ttl=TTL)
+    async def number(n: int) -> int:
+        return await load()
+
+    @db.cached("test:{n}", ttl=TTL)
+    async def text(n: int) -> str | None:
+        return str(await load())
+
+    callers = [asyncio.create_task(each(1)) for each in (number, text, number)]
+    await load.began.wait()
+    await settled()
+    load.let_on.set()
+    assert await asyncio.gather(*callers) == [1, "2", 1]
+
+
 async def test_who_calls_while_a_cancelled_load_ends_is_not_cancelled_with_it(db: MultiDB):
     load, ending = Loader(), asyncio.Event()
 
