@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from multidb.cache.entry import Held, is_lease
+from multidb.stores.batching import own_error
 
 __all__ = ["Flight", "Flights", "Landed"]
 
@@ -94,9 +95,7 @@ class Flights:
             if first:
                 raise
             # To each its own: a traceback grows with everyone who raises the same one.
-            own = copy.copy(error)
-            own.__cause__ = error.__cause__
-            raise own from error.__cause__
+            raise own_error(error) from error.__cause__
         finally:
             flight.callers -= 1
         if first:

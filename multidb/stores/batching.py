@@ -13,11 +13,12 @@ and in an empty context, so that it is part of nobody's transaction.
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import Context
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Batcher"]
+__all__ = ["Batcher", "own_error"]
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -142,14 +143,14 @@ class Batcher(Generic[K, V]):
             for _, future in waiting:
                 if not future.done():
                     # Each its own: a traceback grows with everyone who raises the same one.
-                    future.set_exception(_own(error))
+                    future.set_exception(own_error(error))
         else:
             told: object = object()
             for key, future in waiting:
                 if not future.done():
                     value = values.get(key)
                     if isinstance(value, Exception):
-                        future.set_exception(_own(value))
+                        future.set_exception(own_error(value))
                     elif self._copied is not None and value is not None and key is told:
                         future.set_result(self._copied(value))
                     else:
@@ -165,7 +166,11 @@ class Batcher(Generic[K, V]):
         self._end()
 
 
-def _own(error: Exception) -> Exception:
-    own = copy.copy(error)
-    own.__cause__ = error.__cause__
-    return own
+def own_error(error: Exception) -> Exception:
+    """Return an error like this one, or this one where its class cannot be made anew of its arguments."""
+    with suppress(Exception):
+        own = copy.copy(error)
+        if own.args == error.args:
+            own.__cause__ = error.__cause__
+            return own
+    return error

@@ -184,6 +184,25 @@ async def test_an_error_is_everybodys_and_nothing_is_stored(db: MultiDB):
     assert failing.metrics.load_errors == 2
 
 
+async def test_an_error_that_cannot_be_made_anew_is_everybodys_as_it_is(db: MultiDB):
+    class ResponseError(Exception):
+        def __init__(self, status: int, *, url: str) -> None:
+            super().__init__(f"{url} answered {status}")
+
+    class MissingError(Exception):
+        def __init__(self, name: str) -> None:
+            super().__init__(f"there is no {name}")
+
+    @db.cached("test:{n}", ttl=TTL)
+    async def failing(n: int) -> int:
+        await asyncio.sleep(0)
+        raise ResponseError(n, url="http://a") if n == 404 else MissingError("x")
+
+    for n, text in ((404, "http://a answered 404"), (1, "there is no x")):
+        errors = await asyncio.gather(*(failing(n) for _ in range(3)), return_exceptions=True)
+        assert [str(error) for error in errors] == [text] * 3
+
+
 async def test_who_dies_loading_keeps_others_waiting_for_so_long_at_most(
     db: MultiDB, monkeypatch: pytest.MonkeyPatch
 ):
