@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from multidb import StoreTimeoutError, UnavailableError
+from multidb import DataError, StoreTimeoutError, UnavailableError
 from multidb.settings import Settings
 from multidb.stores.redis.client import RedisStore
 from multidb.stores.redis.listener import Message, Messages
@@ -132,6 +132,20 @@ async def test_everybody_hears_what_it_listens_to(redis: RedisStore):
             for messages in listeners:
                 assert await heard(messages, 1) == [Message(channel, b"1")]
         assert redis.opened.listener.connections.in_use == 1
+
+
+async def test_a_channel_that_cannot_be_keeps_nobody_from_listening(redis: RedisStore):
+    async with redis.listen("a", operation=OP) as messages:
+        for wrong in ((), ("\ud800",)):
+            with pytest.raises(DataError):
+                async with redis.listen(*wrong, operation=OP):
+                    pass
+        async with redis.listen("b", "b", operation=OP) as twice:
+            for channel in "ab":
+                await redis.execute("PUBLISH", channel, "1", operation=OP)
+            async with asyncio.timeout(5):
+                assert await anext(messages) == Message("a", b"1")
+                assert await anext(twice) == Message("b", b"1")
 
 
 async def test_what_nobody_listens_to_is_not_sent(redis: RedisStore):

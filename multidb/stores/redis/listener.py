@@ -11,6 +11,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as Broken
 from redis.exceptions import RedisError
 
+from multidb.errors import DataError
 from multidb.stores.completion import complete
 from multidb.stores.pauses import Pauses
 from multidb.stores.redis.commands import pack
@@ -81,13 +82,19 @@ class Listener:
     @asynccontextmanager
     async def listen(self, channels: Collection[str], operation: str) -> AsyncIterator[Messages]:
         """Listen to channels: all that is published from the beginning of the block on is heard."""
+        channels = dict.fromkeys(channels)
+        if not channels:
+            raise DataError("name a channel to listen to", store="redis", operation=operation)
+        with translating(operation):
+            # Before anybody else's connection hears of it, for one that cannot be sent would end that.
+            subscribe = pack("SUBSCRIBE", *channels)
         messages = Messages()
         for name in channels:
             self._listeners.setdefault(name, []).append(messages)
         try:
             with translating(operation):
                 async with asyncio.timeout(self._timeout):
-                    await self._subscribe(channels)
+                    await self._subscribe(subscribe)
             messages.forget()
             yield messages
         finally:
@@ -103,7 +110,7 @@ class Listener:
                 await self._task
         await self.connections.close()
 
-    async def _subscribe(self, channels: Collection[str]) -> None:
+    async def _subscribe(self, subscribe: bytes) -> None:
         loop = asyncio.get_running_loop()
         if self._task is None:
             self._connected = loop.create_future()
@@ -113,7 +120,7 @@ class Listener:
         token = str(next(self._tokens)).encode()
         answered = self._pings[token] = loop.create_future()
         try:
-            await _say(connection, pack("SUBSCRIBE", *channels), pack("PING", token))
+            await _say(connection, subscribe, pack("PING", token))
             await answered
         finally:
             self._pings.pop(token, None)
