@@ -175,9 +175,11 @@ class HeldLock:
         except (asyncio.CancelledError, MultiDBError):
             await complete(self._withdraw())
             raise
-        self._deadline = started + self._ttl
+        if self.fence:
+            self._deadline = started + self._ttl
+            return 0
         # A holder whose last millisecond has begun is asked after in the next one.
-        return 0 if self.fence else max(pause, 1) / 1000
+        return max(int(pause), 1) / 1000
 
     async def _withdraw(self) -> None:
         """Take back what was asked, whatever became of it."""

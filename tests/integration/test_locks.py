@@ -105,9 +105,11 @@ async def test_nobody_else_gets_a_lock_that_is_held(db: MultiDB, other: MultiDB)
     async with db.locks.document(id, ttl=LONG) as lock:
         assert lock.held
         assert 0 < await db.redis.client.pttl(key_of(db, id)) <= 30_000
+        refused = other.locks.document(id, wait=NO_WAIT)
         with pytest.raises(LockNotAcquiredError) as caught:
-            async with other.locks.document(id, wait=NO_WAIT):
+            async with refused:
                 pytest.fail("two hold it")
+        assert not refused.held
         assert caught.value.retryable
         async with other.locks.document(uuid7(), wait=NO_WAIT):
             pass
