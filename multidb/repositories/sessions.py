@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import ClassVar
 from uuid import UUID
 
-from multidb.errors import NotFoundError, StoreName
+from multidb.errors import DataError, NotFoundError, StoreName
 from multidb.models.ids import uuid7
 from multidb.models.sessions import Session
 from multidb.repositories.key_effects import SessionEffects
@@ -100,7 +100,12 @@ class SessionRepository(Repository):
         told = {"device": device, "ip": ip, "user_agent": user_agent}
         # Checked before it is stored; the moments are the server's.
         began = datetime.now(UTC)
-        to_session(id, user_id, told, (began, began, began), operation)
+        checked = to_session(id, user_id, told, (began, began, began), operation)
+        told = checked.model_dump(include=set(told))
+        for name, text in told.items():
+            if text is not None and "\0" in text:
+                # Or the session would be live, and PostgreSQL could not keep its history.
+                raise DataError(f"`{name}` of Session: it must have no NUL in it", operation=operation)
         text, token = self.use.tokens.issue(user_id, id)
         index, key = self.use.keys(user_id, id)
         now, displaced, expired = await self._redis.run(

@@ -75,6 +75,12 @@ async def test_a_token_opens_its_session(db: MultiDB):
     assert session.last_seen_at == session.created_at
 
 
+async def test_what_reads_as_text_is_kept_as_text(db: Any):
+    token, session = await db.sessions.create(uuid7(), device=b"phone")
+    assert session.device == "phone"
+    assert await db.sessions.get(token) == session
+
+
 async def test_neither_token_nor_its_secret_is_stored(db: MultiDB):
     token, session = await db.sessions.create(uuid7())
     new, _ = await db.sessions.rotate(token)
@@ -145,9 +151,11 @@ async def test_a_token_of_another_secret_opens_nothing(multidb_settings: Setting
     [
         {"device": "x" * 201},
         {"device": "\ud800"},
+        {"device": "a\0"},
         {"ip": "[::1]:80"},
         {"ip": "here\n"},
         {"user_agent": "x" * 1001},
+        {"user_agent": "a\0"},
     ],
     ids=lambda values: next(iter(values)),
 )
