@@ -9,10 +9,11 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from copy import copy
 from datetime import date, timedelta
 from itertools import count
+from typing import Any
 
 from multidb.errors import MultiDBError, NotOpenError, UnavailableError
 from multidb.repositories.repository import Resources
@@ -52,10 +53,10 @@ class Counting:
         self._waiting: list[asyncio.Future[None]] = []
         #: The flush that is under way, or to be sent again.
         self._flush: list[Command] = []
-        self._storing = Background(self._store_all)
+        self._storing = Background(self._begin_storing)
         #: Flushes what was noted.
         self._later: asyncio.TimerHandle | None = None
-        #: Set once it drains: the next try is made at once.
+        #: Set once it drains: the next try is made at once. Each task has its own, of its event loop.
         self._hurry = asyncio.Event()
         self._outage = Outage(_log, "counts are kept and stored later")
         resources.before_closing.append(self._drain)
@@ -95,6 +96,10 @@ class Counting:
             self._later.cancel()
             self._later = None
         self._storing.begin()
+
+    def _begin_storing(self) -> Coroutine[Any, Any, None]:
+        self._hurry = asyncio.Event()
+        return self._store_all()
 
     async def _store_all(self) -> None:
         waiting: list[asyncio.Future[None]] = []
@@ -146,14 +151,13 @@ class Counting:
 
     async def _drain(self) -> None:
         """Store what is left, within `Settings.close_timeout`."""
-        self._hurry.set()
         if self._later is not None:
             self._later.cancel()
             self._later = None
         if self._flush or self._counted:
             self._run()
+            self._hurry.set()
         await self._storing.end(within=self._resources.settings.close_timeout.total_seconds())
-        self._hurry = asyncio.Event()
         if self._flush or self._counted:
             _log.warning(
                 "closed before Redis took all counts: those of %d endpoints are lost", len(self._lost())

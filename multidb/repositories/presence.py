@@ -14,7 +14,7 @@ that dies leaves nothing untold, and what a register holds is what was told.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
@@ -67,7 +67,8 @@ class PresenceRepository(Repository):
         self._registers = [register.key({"register": number}) for number in range(_REGISTERS)]
         #: By the key of its events, on which their ids are told, the number of a register.
         self._told = {f"{each}:events": number for number, each in enumerate(self._registers)}
-        self._sweeping = Background(self._sweep_on)
+        self._sweeping = Background(self._begin_sweeping)
+        #: Set by who is not to wait for the next sweep; made anew for each task, whose event loop has it.
         self._wanted = asyncio.Event()
         #: How often somebody has left here, and how often by the beginning of the last sweep.
         self._leaves = self._swept = 0
@@ -111,8 +112,8 @@ class PresenceRepository(Repository):
         ]
         await self._try(commands, operation)
         self._leaves += 1
-        self._wanted.set()
         self._sweeping.begin()
+        self._wanted.set()
 
     async def online(self, user_ids: Iterable[UUID]) -> set[UUID]:
         """Return those of the users who are there. One round trip, for 10,000 users as for one."""
@@ -220,8 +221,8 @@ class PresenceRepository(Repository):
     def _arrived(self, user_id: UUID) -> None:
         """Have a user entered, soon, of whom a device was noted already."""
         self._arrivals.add(user_id)
-        self._wanted.set()
         self._sweeping.begin()
+        self._wanted.set()
 
     async def _enter(self) -> None:
         """Enter those who have arrived. Whom it is cancelled or fails for, stays to be entered."""
@@ -287,6 +288,10 @@ class PresenceRepository(Repository):
             if len(found) < _BATCH:
                 return
 
+    def _begin_sweeping(self) -> Coroutine[Any, Any, None]:
+        self._wanted = asyncio.Event()
+        return self._sweep_on()
+
     async def _sweep_on(self) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time() + self._timeout / 4
@@ -310,7 +315,7 @@ class PresenceRepository(Repository):
                 await self._enter()
                 if self._leaves != self._swept:
                     await self.sweep()
-        self._wanted, self._swept = asyncio.Event(), self._leaves
+        self._swept = self._leaves
         self._arrivals.clear()
 
 

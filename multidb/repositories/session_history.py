@@ -12,9 +12,9 @@ Every entry may be written twice, and the end of a session before its beginning.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
-from typing import NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 from uuid import UUID
 
 from multidb.errors import AlreadyExistsError, MultiDBError, NotOpenError, UnavailableError
@@ -60,8 +60,8 @@ class SessionHistory:
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
         self._noted: deque[Entry] = deque()
-        self._writing = Background(self._write_all)
-        #: Set once it drains: the next try is made at once.
+        self._writing = Background(self._begin_writing)
+        #: Set once it drains: the next try is made at once. Each task has its own, of its event loop.
         self._hurry = asyncio.Event()
         #: Entries that will never be written: there was no room, or no such user.
         self.lost = 0
@@ -92,6 +92,10 @@ class SessionHistory:
             transaction.after_commit.append(note)
 
         return later
+
+    def _begin_writing(self) -> Coroutine[Any, Any, None]:
+        self._hurry = asyncio.Event()
+        return self._write_all()
 
     async def _write_all(self) -> None:
         pauses = Pauses(0.1, 5.0)
@@ -143,10 +147,9 @@ class SessionHistory:
 
     async def _drain(self) -> None:
         """Write what is left, within `Settings.close_timeout`."""
-        self._hurry.set()
         self._writing.begin()
+        self._hurry.set()
         await self._writing.end(within=self._resources.settings.close_timeout.total_seconds())
-        self._hurry = asyncio.Event()
         while self._noted:
             self._noted.popleft()
             self._lose("closed before PostgreSQL took them")

@@ -6,6 +6,7 @@ import random
 import socket
 import threading
 from collections.abc import Iterator
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from multidb import (
     uuid7,
 )
 from multidb.connections import check
+from multidb.repositories.session_history import Ended
 from multidb.settings import Settings
 
 pytestmark = pytest.mark.mongo
@@ -148,6 +150,23 @@ def test_it_can_be_opened_anew_after_its_loop_ended_without_closing_it(multidb_s
             assert (await db.health()).ok
 
     asyncio.run(use())
+
+
+def test_work_behind_the_callers_backs_goes_on_after_its_loop_ended(multidb_servers: Settings):
+    db = MultiDB(multidb_servers)
+    counting, history = db.counters._counting, db.sessions._history
+    works = db.presence._sweeping, counting._storing, history._writing
+
+    async def work() -> None:
+        db.presence._arrived(uuid7())
+        counting.note("GET /", date(2026, 11, 26))
+        counting._run()
+        history.note([Ended(uuid7(), datetime.now(UTC), "expired")])
+        await asyncio.sleep(0.01)  # they fail, for it is not open, and wait until they try again
+        assert [each._task is not None and each._task.done() for each in works] == [False] * 3
+
+    for _ in range(2):
+        asyncio.run(work())
 
 
 @pytest.mark.mongo
