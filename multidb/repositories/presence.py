@@ -307,6 +307,7 @@ class PresenceRepository(Repository):
                 self._outage.over()
             except MultiDBError as error:
                 self._outage.began(error)
+                due = loop.time() + self._timeout / 4  # or it would try without a pause
 
     async def _stop(self) -> None:
         """Stop sweeping; who came or left just now is told of first."""

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from multidb import DataError, InvalidCursorError, MultiDB, PresenceEvent, uuid7
+from multidb import DataError, InvalidCursorError, MultiDB, PresenceEvent, UnavailableError, uuid7
 from multidb.settings import Settings
 from multidb.stores.redis.commands import Command
 
@@ -301,6 +301,23 @@ asyncio.run(main())
         await process.communicate()
     assert [(event.kind, event.user_id) for event in await events] == [("join", user), ("leave", user)]
     assert await brief.presence.count() == 0
+
+
+async def test_who_cannot_be_entered_is_tried_now_and_then(brief: MultiDB, monkeypatch: pytest.MonkeyPatch):
+    tries = 0
+
+    async def away(*_: object, **__: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise UnavailableError("away")
+
+    monkeypatch.setattr(brief.redis, "send", away)
+    brief.presence._arrived(user := uuid7())
+    await asyncio.sleep(TIMEOUT.total_seconds())
+    assert 2 <= tries < 10
+    monkeypatch.undo()
+    [joined] = await first(brief, 1, after=beginning(brief))
+    assert (joined.kind, joined.user_id) == ("join", user)
 
 
 async def test_closing_tells_of_who_left_just_now(db: MultiDB, multidb_settings: Settings):
