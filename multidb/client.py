@@ -134,6 +134,7 @@ class MultiDB:
             cursors=CursorCodec(self.settings.derive_key("cursor")),
             redact=redact or Redactor(self.settings.redacted_keys),
             before_closing=self._connections.before_closing,
+            after_closing=self._connections.after_closing,
             repositories=self._repositories,
         )
         for each in (*BUILT_IN, *repositories):
@@ -224,11 +225,10 @@ class MultiDB:
         """Check a token and touch its session, hold the request to its limits, and count it.
 
         In one round trip to Redis, and atomic: `session, decision = await db.request(...)`. Where the
-        token opens no session, both are None and nothing has happened. Where a limit refuses, the
-        session was used and its user is there, in `presence` with the session's id as device; the
-        request is not counted. Else it counts for the limits, `cost` against each, and for
-        `counters`, behind the caller's back: stored within a second, and lost if the process is killed
-        before. `rate` is one rate or several; without it there is no limit and no decision.
+        token opens no session, both are None and nothing has happened. Where a limit refuses, the session
+        was used and its user is there, in `presence` with the session's id as device; the request is not
+        counted. Else it counts for the limits, `cost` against each, and for `counters`, stored within a
+        second, and lost if the process is killed before. `rate` is one rate or several, or None for none.
 
         Raises: UnavailableError if Redis cannot be reached, whatever the outage policy, for then
         nobody knows whose request it is; DataError. Not idempotent.

@@ -39,6 +39,8 @@ class ConnectionManager:
         self._changing = asyncio.Lock()
         #: What is to be done while the stores are still open; each ends by itself, and raises nothing.
         self.before_closing: list[Callable[[], Awaitable[None]]] = []
+        #: What is to be ended once they are closed, for a call under way meanwhile may have begun it anew.
+        self.after_closing: list[Callable[[], Awaitable[object]]] = []
 
     async def open(self) -> None:
         """Connect to all stores at once, within `Settings.open_timeout`. Idempotent.
@@ -78,6 +80,8 @@ class ConnectionManager:
 
     async def _close_all(self) -> None:
         async with AsyncExitStack() as stack:
+            for end in self.after_closing:
+                stack.push_async_callback(end)
             for store in self._stores:
                 stack.push_async_callback(store.close)
 

@@ -60,6 +60,7 @@ class Counting:
         self._hurry = asyncio.Event()
         self._outage = Outage(_log, "counts are kept and stored later")
         resources.before_closing.append(self._drain)
+        resources.after_closing.append(self._give_up)
 
     async def add(self, endpoint: str, day: date, by: int) -> None:
         """Count, and return once it is stored; while Redis is away, at once."""
@@ -151,13 +152,17 @@ class Counting:
 
     async def _drain(self) -> None:
         """Store what is left, within `Settings.close_timeout`."""
-        if self._later is not None:
-            self._later.cancel()
-            self._later = None
         if self._flush or self._counted:
             self._run()
             self._hurry.set()
         await self._storing.end(within=self._resources.settings.close_timeout.total_seconds())
+
+    async def _give_up(self) -> None:
+        """Store no more; what is left is lost."""
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        await self._storing.end(within=0)
         if self._flush or self._counted:
             _log.warning(
                 "closed before Redis took all counts: those of %d endpoints are lost", len(self._lost())

@@ -17,6 +17,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from random import getrandbits
 from typing import Any, ClassVar
@@ -75,6 +76,7 @@ class PresenceRepository(Repository):
         #: Users who are there, and are to be entered.
         self._arrivals: set[UUID] = set()
         resources.before_closing.append(self._stop)
+        resources.after_closing.append(partial(self._sweeping.end, within=0))
 
     @classmethod
     def target(cls) -> str:

@@ -63,6 +63,8 @@ class Resources:
     redact: Redact = field(default_factory=Redactor)
     #: What is to be done before the stores close; each ends by itself, and raises nothing.
     before_closing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    #: What is to be ended once they are closed; each at once.
+    after_closing: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
     #: Every repository, by its class; complete once all are wired.
     repositories: Mapping[type["Repository"], "Repository"] = field(default_factory=dict)
 

@@ -66,6 +66,7 @@ class SessionHistory:
         #: Entries that will never be written: there was no room, or no such user.
         self.lost = 0
         resources.before_closing.append(self._drain)
+        resources.after_closing.append(self._give_up)
 
     def note(self, entries: Iterable[Entry]) -> None:
         """Have entries written."""
@@ -150,6 +151,10 @@ class SessionHistory:
         self._writing.begin()
         self._hurry.set()
         await self._writing.end(within=self._resources.settings.close_timeout.total_seconds())
+
+    async def _give_up(self) -> None:
+        """Write no more; what is left is lost."""
+        await self._writing.end(within=0)
         while self._noted:
             self._noted.popleft()
             self._lose("closed before PostgreSQL took them")

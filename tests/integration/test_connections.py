@@ -169,6 +169,26 @@ def test_work_behind_the_callers_backs_goes_on_after_its_loop_ended(multidb_serv
         asyncio.run(work())
 
 
+async def test_what_is_begun_while_it_closes_ends_with_it(
+    multidb_settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    before = asyncio.all_tasks()
+    db = MultiDB(multidb_settings)
+    await db.open()
+    close = db.postgres.close
+
+    async def late() -> None:
+        await db.presence.beat(uuid7(), device="phone")
+        db.counters._note("GET /", date(2026, 11, 26))
+        db.sessions._history.note([Ended(uuid7(), datetime.now(UTC), "expired")])
+        await close()
+
+    monkeypatch.setattr(db.postgres, "close", late)
+    await db.close()
+    assert asyncio.all_tasks() == before
+    assert db.counters._counting._later is None
+
+
 @pytest.mark.mongo
 async def test_closing_finishes_those_who_wait_for_a_batch(multidb_settings: Settings):
     db = MultiDB(multidb_settings)
