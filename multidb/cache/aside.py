@@ -182,7 +182,7 @@ class CacheAside:
             with self._postgres.under_way:
                 await complete(self._marks.take_back(keys))
 
-    async def invalidate_tag(self, tag: str, **values: Any) -> None:
+    async def invalidate_tag(self, tag: str, /, **values: Any) -> None:
         """Forget all results that bear this tag: now, or by the commit of the ambient transaction.
 
         `await db.cache.invalidate_tag("cache:company:{company_id}", company_id=id)`.

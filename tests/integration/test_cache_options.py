@@ -159,8 +159,8 @@ async def test_a_tag_forgets_all_that_bear_it(db: MultiDB, count: Counter, monke
 
 
 async def test_many_are_forgotten_by_their_tags_too(db: MultiDB, count: Counter, monkeypatch: Any):
-    @db.cached("test:{n}", ttl=TTL, tags=["tag:{n}", "tag:all:{everything}"])
-    async def tagged(n: int, everything: str = "all") -> int:
+    @db.cached("test:{n}", ttl=TTL, tags=["tag:{n}", "tag:all:{tag}"])
+    async def tagged(n: int, tag: str = "all") -> int:
         return count()
 
     assert await tagged.many([1, 2]) == await tagged.many([1, 2]) == {1: 1, 2: 2}
@@ -168,7 +168,7 @@ async def test_many_are_forgotten_by_their_tags_too(db: MultiDB, count: Counter,
     await db.cache.invalidate_tag("tag:{n}", n=1)
     assert await tagged.many([1, 2]) == {1: 3, 2: 2}
     assert await tagged(1) == 3
-    await db.cache.invalidate_tag("tag:all:{everything}", everything="all")
+    await db.cache.invalidate_tag("tag:all:{tag}", tag="all")
     assert await tagged.many([2, 1]) == await tagged.many([2, 1]) == {2: 4, 1: 5}
     monkeypatch.setitem(db.cache._marks.owed, f"{db.settings.key_prefix}tag:{{2}}", {""})
     assert await tagged.many([1, 2]) == {1: 5, 2: 6}
