@@ -137,16 +137,11 @@ class CacheAside:
         """
         if not entries:
             return {}
+        found: Mapping[K, T]
         if self.bypassed:
-            return dict(await load(list(entries)))
-        family = next(iter(entries.values())).family
-        kept = {each: self._kept(entry) for each, entry in entries.items()} if family.policy.local else {}
-        found: dict[K, T] = {each: value for each, value in kept.items() if value is not NOTHING}
-        family.metrics.hits += len(found)
-        family.metrics.local_hits += len(found)
-        if len(found) < len(entries):
-            asked = {each: entry for each, entry in entries.items() if each not in found}
-            found.update(await self._get_asked(asked, load))
+            found = await load(list(entries))
+        else:
+            found = await self._get_kept(entries, load)
         return {each: found[each] for each in entries if each in found}
 
     async def peek(self, entry: Entry) -> object:
@@ -209,6 +204,20 @@ class CacheAside:
         if not entry.family.policy.local or self._goes_to_the_store(entry):
             return NOTHING
         return self._local.find(entry)
+
+    async def _get_kept(
+        self, entries: Mapping[K, Entry], load: Callable[[Sequence[K]], Awaitable[Mapping[K, T]]]
+    ) -> Mapping[K, T]:
+        """Return the values of entries: those that are kept here, and else by one look and one load."""
+        family = next(iter(entries.values())).family
+        kept = {each: self._kept(entry) for each, entry in entries.items()} if family.policy.local else {}
+        found: dict[K, T] = {each: value for each, value in kept.items() if value is not NOTHING}
+        family.metrics.hits += len(found)
+        family.metrics.local_hits += len(found)
+        if len(found) < len(entries):
+            asked = {each: entry for each, entry in entries.items() if each not in found}
+            found.update(await self._get_asked(asked, load))
+        return found
 
     async def _get_asked(
         self, entries: Mapping[K, Entry], load: Callable[[Sequence[K]], Awaitable[Mapping[K, T]]]

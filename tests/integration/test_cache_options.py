@@ -96,12 +96,14 @@ async def test_many_looks_once_and_loads_what_is_missing_in_one_call(db: MultiDB
     @named.bulk
     async def several(ns: Sequence[int]) -> dict[int, str]:
         loads.append(ns)
-        return {n: f"{n}" for n in ns if n != 3}
+        return {n: f"{n}" for n in sorted([*ns, 99]) if n != 3}
 
     assert await named.many(range(6)) == {0: "0", 1: "1", 2: "2", 4: "4", 5: "5"}
     assert loads[3:] == [[0, 3, 4, 5]]
     assert await named(4) == "4"
     assert len(loads) == 4
+    with db.uncached():
+        assert list(await named.many([2, 1])) == [2, 1]
     assert await named.many([]) == {}
     assert (named.metrics.hits, named.metrics.misses, named.metrics.loads) == (3, 7, 2)
 
