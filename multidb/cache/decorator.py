@@ -58,7 +58,9 @@ class Declaration:
         if not inspect.iscoroutinefunction(function):
             raise ConfigurationError(f"cached: {name} must be an async function")
         policy.check(f"cached: {name}")
-        if isinstance(tags, str):
+        if isinstance(tags, str) or not (
+            isinstance(tags, Sequence) and all(isinstance(tag, str) for tag in tags)
+        ):
             raise ConfigurationError(f"cached: {name}: `tags` must be a list of strings, not {tags!r}")
         signature = inspect.signature(function)
         parameters = list(signature.parameters.values())[1 if method else 0 :]

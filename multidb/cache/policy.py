@@ -2,6 +2,7 @@
 
 from dataclasses import KW_ONLY, dataclass
 from datetime import timedelta
+from math import inf
 
 from typing_extensions import TypedDict
 
@@ -50,7 +51,7 @@ class CachePolicy:
             ("key", "a string", isinstance(self.key, str)),
             ("ttl", "a timedelta of more than zero", _is_time(self.ttl) and self.ttl > zero),
             ("jitter", "at least 0 and less than 1", _is_number(self.jitter) and 0 <= self.jitter < 1),
-            ("early_refresh", "0 or more", _is_number(self.early_refresh) and self.early_refresh >= 0),
+            ("early_refresh", "0 or more", _is_number(self.early_refresh) and 0 <= self.early_refresh < inf),
             (
                 "stale_if_error",
                 "a timedelta of zero or more",

@@ -348,7 +348,11 @@ async def test_large_values_are_compressed_and_entries_do_not_expire_together(db
         ({"stale_if_error": 5}, "`stale_if_error` must be a timedelta"),
         ({"negative_ttl": timedelta(0)}, "`negative_ttl` must be a timedelta of more than zero"),
         ({"local": "yes"}, "`local` must be True or False, not 'yes'"),
+        ({"early_refresh": float("inf")}, "`early_refresh` must be 0 or more"),
         ({"tags": "tag:{n}"}, "`tags` must be a list of strings"),
+        ({"tags": [1]}, "`tags` must be a list of strings"),
+        ({"tags": None}, "`tags` must be a list of strings"),
+        ({"tags": iter(["tag:{n}"])}, "`tags` must be a list of strings"),
         ({"tags": ["tag:{team}"]}, "names `team`, which is not a parameter"),
     ],
 )
