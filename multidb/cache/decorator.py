@@ -54,13 +54,12 @@ class Declaration:
         *,
         method: bool = False,
     ) -> None:
-        name = getattr(function, "__qualname__", repr(function))
-        if not inspect.iscoroutinefunction(function):
+        called = _called(function)
+        name = getattr(called, "__qualname__", repr(called))
+        if not inspect.iscoroutinefunction(called):
             raise ConfigurationError(f"cached: {name} must be an async function")
         policy.check(f"cached: {name}")
-        if isinstance(tags, str) or not (
-            isinstance(tags, Sequence) and all(isinstance(tag, str) for tag in tags)
-        ):
+        if not _are_texts(tags):
             raise ConfigurationError(f"cached: {name}: `tags` must be a list of strings, not {tags!r}")
         signature = inspect.signature(function)
         parameters = list(signature.parameters.values())[1 if method else 0 :]
@@ -68,9 +67,10 @@ class Declaration:
         for pattern in (policy.key, *tags):
             self._check_fields(pattern, name)
         self.function = function
+        self.method = method
         self.policy = policy
         self.tags = tuple(tags)
-        self.codec = Codec(_return_type(function, name))
+        self.codec = Codec(_return_type(called, name))
         self.operation = f"cached {name}"
         #: Loads several at once, if there is such a function.
         self.bulk: Callable[..., Awaitable[Mapping[Any, Any]]] | None = None
@@ -160,8 +160,8 @@ class CachedFunction(Generic[P, R]):
 
     async def _load_many(self, ids: Sequence[Any]) -> Mapping[Any, Any]:
         if self._declaration.bulk is not None:
-            owner = getattr(self.__wrapped__, "__self__", None)
-            return await self._declaration.bulk(*(() if owner is None else (owner,)), ids)
+            owner = (cast(Any, self.__wrapped__).__self__,) if self._declaration.method else ()
+            return await self._declaration.bulk(*owner, ids)
         one: Callable[..., Awaitable[Any]] = self.__wrapped__
         loading = [asyncio.ensure_future(one(each)) for each in ids]
         try:
@@ -237,6 +237,20 @@ def cached(
         return CachedMethod(Declaration(method, policy, tags, method=True))
 
     return decorate
+
+
+def _are_texts(value: object) -> bool:
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    return several and all(isinstance(each, str) for each in cast(Sequence[object], value))
+
+
+def _called(function: Any) -> Any:
+    """Return the function that runs: of an object its `__call__`, of a partial what that completes."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.isroutine(function) or not callable(function):
+        return function
+    return type(function).__call__
 
 
 def _return_type(function: Callable[..., Any], name: str) -> Any:

@@ -1,6 +1,7 @@
 """What `db.cached` offers besides keeping results: tags, early refresh, old values, absence, and the rest."""
 
 import asyncio
+import functools
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -126,6 +127,29 @@ async def test_many_of_a_method_calls_the_bulk_method(multidb_settings: Settings
             assert await notes.loudness.many(["a", "bc"]) == {"a": 6, "bc": 7}
         assert await notes.loudness("a") == 6
         assert db.cache.metrics["cache:notes:{service}"].hits == 3
+
+
+async def test_any_async_callable_can_be_cached(db: MultiDB):
+    class Adder:
+        async def __call__(self, n: int, by: int = 1) -> int:
+            return n + by
+
+        async def twice(self, n: int) -> int:
+            return 2 * n
+
+    adder = Adder()
+    called = db.cached("test:called:{n}", ttl=TTL)(adder)
+    partial = db.cached("test:partial:{n}", ttl=TTL)(functools.partial(adder, by=10))
+    bound = db.cached("test:bound:{n}", ttl=TTL)(adder.twice)
+    for _ in range(2):
+        assert [await called(1), await partial(1), await bound(1)] == [2, 11, 2]
+
+    @bound.bulk
+    async def all_twice(ns: Sequence[int]) -> dict[int, int]:
+        return {n: 2 * n for n in ns}
+
+    assert await bound.many([1, 2]) == {1: 2, 2: 4}
+    assert [each.metrics.loads for each in (called, partial, bound)] == [1, 1, 2]
 
 
 async def test_a_tag_forgets_all_that_bear_it(db: MultiDB, count: Counter, monkeypatch: pytest.MonkeyPatch):
