@@ -137,7 +137,7 @@ class Leases:
             self._outage.began(error)
         if lease is None:
             return await self._loaded(entry.family, load)
-        return (await self._load_under(lease, entry, load)).value
+        return (await self._load_under(lease, entry, load, old_may_do=False)).value
 
     async def refresh_early(self, entry: Entry, load: Load, seen: Held) -> Landed:
         """Load a value anew that is still served, and put the new one in its place if it still stands."""
@@ -266,7 +266,7 @@ class Leases:
         finally:
             family.metrics.loaded(began)
 
-    async def _load_under(self, lease: Lease, entry: Entry, load: Load) -> Landed:
+    async def _load_under(self, lease: Lease, entry: Entry, load: Load, *, old_may_do: bool = True) -> Landed:
         began = time.perf_counter()
         fill: Fill | None = None
         if is_lease(lease.token):
@@ -277,16 +277,17 @@ class Leases:
             body = self._body(entry.family, value)
             fill = self._filling(entry, lease, value, body, began)
         except Exception as error:
-            old = await self._old_instead(entry, lease, error)
-            if old is None:
+            old = await self._old_back(entry, lease, error)
+            if old is None or not old_may_do:
                 raise
+            entry.family.metrics.stale_served += 1
             return old
         finally:
             if fill is not None:
                 await complete(self._fill([fill], entry.family))
         return Landed(value, body)
 
-    async def _old_instead(self, entry: Entry, lease: Lease, error: Exception) -> Landed | None:
+    async def _old_back(self, entry: Entry, lease: Lease, error: Exception) -> Landed | None:
         """Put the old value back and return it, if that may be served while its loader fails."""
         family = entry.family
         old = None if lease.before is None else Value.read(lease.before)
@@ -302,7 +303,6 @@ class Leases:
         back = Fill(entry.key, lease.token, lease.before or b"", left)
         if not await complete(self._fill([back], family)):
             return None
-        family.metrics.stale_served += 1
         return Landed(found, old.body)
 
     def _body(self, family: Family, value: Any) -> bytes | None:

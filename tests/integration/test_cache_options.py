@@ -77,9 +77,15 @@ async def test_refresh_loads_whatever_is_kept_and_peek_loads_nothing(db: MultiDB
         assert await counted.peek(1) is None
         assert await counted.refresh(1) == 4
     assert await counted(1) == 3
+    # What cannot be loaded is no result, and what is kept stays.
+    count.error = UnavailableError("away")
+    with pytest.raises(UnavailableError):
+        await counted.refresh(1)
+    count.error = None
+    assert await counted.peek(1) == 3
     # While a commit changes it, nothing is stored.
     await db.redis.run("cache_mark", [key], ["aa", 5000], operation="test")
-    assert await counted.refresh(1) == 5
+    assert await counted.refresh(1) == 6
     assert (await entry(db, "test:{1}") or b"").startswith(b"Waa:")
 
 
