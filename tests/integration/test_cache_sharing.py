@@ -244,6 +244,21 @@ async def test_closing_leaves_no_load_behind(db: MultiDB):
     assert await db.redis.get(f"{db.settings.key_prefix}test:{{1}}", operation="test") is not None
 
 
+async def test_a_refresh_takes_over_from_a_loader_that_others_wait_for(db: MultiDB):
+    @db.cached("test:{n}", ttl=TTL)
+    async def cold(n: int) -> int:
+        return n
+
+    key = f"{db.settings.key_prefix}test:{{1}}"
+    await db.redis.execute("SET", key, "Lelsewhere", "PX", 60_000, operation="test")
+    waiting = asyncio.create_task(cold(1))
+    await settled()
+    assert await db.redis.get(key, operation="test") == b"Aelsewhere"
+    async with asyncio.timeout(2):
+        assert await cold.refresh(1) == await waiting == 1
+    assert cold.metrics.loads == 1
+
+
 # --- several at once
 
 
