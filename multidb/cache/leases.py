@@ -222,7 +222,12 @@ class Leases:
         if not commands:
             return {}
         entry, _ = missing[next(iter(leases))]
-        replies = iter(await self._redis.send(commands, operation=entry.family.operation))
+        try:
+            replies = iter(await self._redis.send(commands, operation=entry.family.operation))
+        except asyncio.CancelledError:
+            back = [Fill(missing[each][0].key, lease.token) for each, lease in leases.items()]
+            await complete(self._fill(back, entry.family))
+            raise
         taken: dict[Any, Lease] = {}
         for each, lease in leases.items():
             by_now, *tags = [next(replies) for _ in range(1 + len(missing[each][0].tags))]

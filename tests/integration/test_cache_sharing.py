@@ -290,6 +290,26 @@ async def test_get_many_looks_once_and_loads_once(
         assert (await db.users.get_many(ids))[ids[0]].name == "Newer"
 
 
+async def test_a_cancelled_get_many_gives_its_leases_back(db: MultiDB, monkeypatch: pytest.MonkeyPatch):
+    user = await db.users.add(NewUser(email="a@b", name="A"))
+    send, sent = db.redis.send, asyncio.Event()
+
+    async def unanswered(*args: Any, **kwargs: Any) -> Any:
+        await send(*args, **kwargs)
+        monkeypatch.undo()
+        sent.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(db.redis, "send", unanswered)
+    task = asyncio.create_task(db.users.get_many([user.id]))
+    await sent.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    key = f"{db.settings.key_prefix}cache:user:{{{user.id}}}"
+    assert await db.redis.get(key, operation="test") is None
+
+
 async def test_rows_loaded_for_many_before_a_write_are_not_kept(db: MultiDB, monkeypatch: pytest.MonkeyPatch):
     user = await db.users.add(NewUser(email="a@b", name="Old"))
     run = db.users._run
