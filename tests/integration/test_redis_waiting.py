@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from multidb import DataError, StoreTimeoutError, UnavailableError
+from multidb import DataError, NotOpenError, StoreTimeoutError, UnavailableError
 from multidb.settings import Settings
 from multidb.stores.redis.client import RedisStore
 from multidb.stores.redis.listener import Message, Messages
@@ -94,6 +94,22 @@ async def test_a_lost_connection_is_not_quietly_another(redis: RedisStore):
 
 
 @pytest.mark.redis
+async def test_closing_ends_those_who_listen(multidb_settings: Settings):
+    async def listen(store: RedisStore, ready: asyncio.Event) -> list[Message | None]:
+        async with store.listen("a", operation=OP) as messages:
+            ready.set()
+            return [message async for message in messages]
+
+    async with opened(multidb_settings) as store:
+        events = [asyncio.Event() for _ in range(3)]
+        tasks = [asyncio.create_task(listen(store, each)) for each in events]
+        for each in events:
+            await each.wait()
+    async with asyncio.timeout(5):
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(each) for each in ended] == [NotOpenError] * 3
+
+
 async def test_closing_waits_for_calls_and_ends_what_blocks(multidb_settings: Settings):
     ready = asyncio.Event()
     async with asyncio.timeout(5):

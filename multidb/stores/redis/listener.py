@@ -11,7 +11,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as Broken
 from redis.exceptions import RedisError
 
-from multidb.errors import DataError
+from multidb.errors import DataError, NotOpenError
 from multidb.stores.completion import complete
 from multidb.stores.pauses import Pauses
 from multidb.stores.redis.commands import pack
@@ -37,17 +37,22 @@ class Messages:
     """What is published on some channels, `async for message in messages:`, in the order it arrives.
 
     None stands where something may have been missed: the connection was lost, it is there again, or
-    too much was left unread. Who waits for a message looks for itself then.
+    too much was left unread. Who waits for a message looks for itself then. Raises: NotOpenError once
+    the store is closed.
     """
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[Message | None] = asyncio.Queue(_BACKLOG)
+        self._ended = False
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Message | None:
-        return await self._queue.get()
+        if self._ended and self._queue.empty():
+            raise NotOpenError("closed while it was listened to", store="redis")
+        message = await self._queue.get()
+        return await anext(self) if self._ended and message is None else message
 
     def put(self, message: Message | None) -> None:
         """Add what has arrived; where there is no room for it, None takes the place of all."""
@@ -55,6 +60,11 @@ class Messages:
             self.forget()
             message = None
         self._queue.put_nowait(message)
+
+    def end(self) -> None:
+        """Have whoever has read it all be told that nothing will come any more, by a NotOpenError."""
+        self._ended = True
+        self.put(None)  # for who waits now
 
     def forget(self) -> None:
         """Drop what is unread."""
@@ -108,6 +118,9 @@ class Listener:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
+            self._task = None
+        for messages in {each for listening in self._listeners.values() for each in listening}:
+            messages.end()
         await self.connections.close()
 
     async def _subscribe(self, subscribe: bytes) -> None:
