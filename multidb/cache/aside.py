@@ -249,8 +249,7 @@ class CacheAside:
         return self.bypassed or self._is_owed(entry)
 
     def _is_owed(self, entry: Entry) -> bool:
-        owed = self._marks.owed
-        return bool(owed) and any(key in owed for key in (entry.key, *entry.tags))
+        return bool(self._marks.owed) and self._marks.owes((entry.key, *entry.tags))
 
     async def _look(self, entry: Entry) -> Held | None:
         """Return what an entry holds, or None if the cache is not to be asked, or cannot be."""

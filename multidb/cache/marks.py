@@ -9,9 +9,10 @@ import asyncio
 import json
 import secrets
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from datetime import timedelta
 
-from multidb.errors import MultiDBError
+from multidb.errors import MultiDBError, NotOpenError
 from multidb.models.ids import uuid7
 from multidb.stores.background import Background
 from multidb.stores.pauses import Pauses
@@ -84,8 +85,15 @@ class Marks:
                 del self.owed[next(iter(self.owed))]
             self._paying.begin()
 
+    def owes(self, keys: Collection[str]) -> bool:
+        """Tell whether entries are owed; if so it is tried on, also if it was closed meanwhile."""
+        owes = any(key in self.owed for key in keys)
+        if owes:
+            self._paying.begin()
+        return owes
+
     async def close(self) -> None:
-        """Try once more what is owed, and give it up."""
+        """Try once more what is owed; what is still, is tried again once it is opened and read."""
         await self._paying.end(within=0)
         if self.owed:
             await self._pay()
@@ -104,14 +112,17 @@ class Marks:
 
     async def _pay_all(self) -> None:
         pauses = Pauses(0.02, 1.0)
-        while self.owed:
-            await asyncio.sleep(pauses.next())
-            await self._pay()
+        with suppress(NotOpenError):
+            while self.owed:
+                await asyncio.sleep(pauses.next())
+                await self._pay()
 
     async def _pay(self) -> None:
         owed = {key: set(tokens) for key, tokens in self.owed.items()}
         try:
             await self._unmark(owed)
+        except NotOpenError:
+            raise
         except MultiDBError as error:
             self._outage.began(error)
             return

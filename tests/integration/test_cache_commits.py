@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -210,6 +211,29 @@ async def test_what_is_owed_is_tried_once_more_when_closing(
         await closing.users.update(user.id, name="New")
         calls.lost = set()
     assert (await db.users.fetch(user.id)).name == "New"
+
+
+async def test_what_is_owed_is_tried_on_once_it_is_open_again(
+    multidb_settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    db = MultiDB(multidb_settings)
+
+    @db.cached("test:{n}", ttl=timedelta(minutes=1))
+    async def number(n: int) -> int:
+        return n
+
+    async with db:
+        await number(1)
+        calls = Calls(db, monkeypatch)
+        calls.lost = {"cache_unmark"}
+        await number.invalidate(1)
+    calls.lost = set()
+    async with db, asyncio.timeout(10):
+        assert await number.peek(1) is None
+        while db.cache._marks.owed:  # noqa: ASYNC110 - it is paid by itself
+            await asyncio.sleep(0.01)
+        assert await number(1) == await number(1) == 1
+    assert number.metrics.hits == 1
 
 
 async def test_a_cancellation_while_it_is_marked_rolls_back_and_takes_the_mark_back(
