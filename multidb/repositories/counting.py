@@ -32,6 +32,9 @@ _PAUSE = 0.5
 #: Seconds for which counts wait that nobody waits for.
 _INTERVAL = 0.5
 
+#: How many commands share a round trip.
+_TOGETHER = 5000
+
 #: How many different counts are kept while Redis is away.
 _MOST_KEPT = 100_000
 
@@ -108,25 +111,36 @@ class Counting:
             if not self._flush:
                 self._flush, waiting = self._taken(), self._waiting
                 self._waiting = []
-            error: MultiDBError | None = None
             try:
-                await self._resources.redis.send(self._flush, operation="counters.increment")
-                self._outage.over()
-            except MultiDBError as caught:
-                error = caught
+                refused = await self._send()
+            except MultiDBError as error:
+                self._outage.began(error)
+                _answer([*waiting, *self._waiting], None)
+                waiting, self._waiting = [], []
+                if await nap(self._hurry, _PAUSE):
+                    self._hurry.clear()
             except asyncio.CancelledError:
                 text = "closed before Redis answered; it may have been counted"
                 _answer([*waiting, *self._waiting], UnavailableError(text, operation="counters.increment"))
                 raise
-            if error is None or not (error.retryable or isinstance(error, NotOpenError)):
-                self._flush = []  # stored, or refused for good
-                _answer(waiting, error)
-                continue
-            self._outage.began(error)
-            _answer([*waiting, *self._waiting], None)
-            waiting, self._waiting = [], []
-            if await nap(self._hurry, _PAUSE):
-                self._hurry.clear()
+            else:
+                _answer(waiting, refused)
+
+    async def _send(self) -> MultiDBError | None:
+        """Send the flush, and return why some of it was refused for good. Raises: what may pass."""
+        refused: MultiDBError | None = None
+        while self._flush:
+            # All of a long outage at once might take longer than a round trip may, and so each time.
+            some = self._flush[:_TOGETHER]
+            try:
+                await self._resources.redis.send(some, operation="counters.increment")
+                self._outage.over()
+            except MultiDBError as error:
+                if error.retryable or isinstance(error, NotOpenError):
+                    raise
+                refused = error
+            del self._flush[:_TOGETHER]
+        return refused
 
     def _taken(self) -> list[Command]:
         """Return the commands that store what has been counted, which is then no more to be."""

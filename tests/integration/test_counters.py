@@ -40,6 +40,34 @@ async def test_calls_are_counted_exactly(db: MultiDB, multidb_settings: Settings
         assert top[0] == EndpointCount(endpoint=top[0].endpoint, count=totals[top[0].endpoint])
 
 
+async def test_what_cannot_be_stored_at_once_is_stored_piece_by_piece(
+    db: MultiDB, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("multidb.repositories.counting._TOGETHER", 10)
+    send, sizes = db.redis.send, list[int]()
+
+    async def lost_now_and_then(commands: Any, **named: Any) -> Any:
+        sizes.append(len(commands))
+        if len(sizes) == 3:
+            monkeypatch.setattr("multidb.repositories.counting._PAUSE", 0)
+            await send(commands, **named)
+            raise UnavailableError("lost")
+        return await send(commands, **named)
+
+    monkeypatch.setattr(db.redis, "send", lost_now_and_then)
+    # What is refused for good takes nothing from the others.
+    await db.redis.execute(
+        "SET", f"{db.settings.key_prefix}counter:api_calls:{{3}}:{{{TODAY}}}:flushes", 1, operation="t"
+    )
+    calls = [db.counters.increment(str(n)) for n in range(50)]
+    await asyncio.gather(*calls)
+    await db.counters._counting._storing.over()
+    counts = await asyncio.gather(*(db.counters.get(str(n), TODAY) for n in range(50)))
+    assert counts == [n != 3 for n in range(50)]
+    assert len(await db.counters.top(TODAY, limit=60)) == 50
+    assert max(sizes) == 10
+
+
 @pytest.mark.redis
 async def test_a_range_has_every_day(db: MultiDB):
     await db.counters.increment("a {b}\n", by=5)
