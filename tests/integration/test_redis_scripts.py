@@ -394,7 +394,10 @@ async def test_upload_reserve(redis: Scripts):
     assert await redis.run("upload_reserve", ["user"], "b", 41, 5000, 2, 100) == b"much"
     assert await redis.run("upload_reserve", ["user"], "b", 40, 5000, 2, 100) == b"ok"
     assert await redis.run("upload_reserve", ["user"], "c", 0, 5000, 2, 100) == b"many"
-    assert await redis.run("upload_reserve", ["user"], "a", 60, 5000, 2, 100) == b"ok"
+    # Asked for again it has no less room.
+    for size in (60, 1):
+        assert await redis.run("upload_reserve", ["user"], "a", size, 5000, 2, 100) == b"ok"
+    assert await redis.run("upload_reserve", ["user"], "b", 41, 5000, 2, 100) == b"much"
     await redis.do("HSET", "user", "b", "1:40")
     assert await redis.run("upload_reserve", ["user"], "c", 40, 5000, 2, 100) == b"ok"
     assert 0 < await redis.do("PTTL", "user") <= 5000

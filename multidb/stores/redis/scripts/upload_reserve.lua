@@ -9,21 +9,24 @@
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local ends = now + ARGV[3]
-local count, bytes, last = 1, tonumber(ARGV[2]), ends
+local mine, count, bytes, last = tonumber(ARGV[2]), 1, 0, ends
 local held = redis.call('HGETALL', KEYS[1])
 for i = 1, #held, 2 do
   local until_, size = held[i + 1]:match('^(%d+):(%d+)$')
   if tonumber(until_) <= now then
     redis.call('HDEL', KEYS[1], held[i])
-  elseif held[i] ~= ARGV[1] then
+  elseif held[i] == ARGV[1] then
+    -- It may have begun: then it stays as large as it is.
+    mine = math.max(mine, tonumber(size))
+  else
     count, bytes, last = count + 1, bytes + size, math.max(last, tonumber(until_))
   end
 end
 if count > tonumber(ARGV[4]) then
   return 'many'
-elseif bytes > tonumber(ARGV[5]) then
+elseif bytes + mine > tonumber(ARGV[5]) then
   return 'much'
 end
-redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f:%s', ends, ARGV[2]))
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f:%.0f', ends, mine))
 redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', last))
 return 'ok'
