@@ -4,6 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, TypeVar
 
 from multidb.cache.codec import Codec
@@ -166,11 +167,15 @@ class CacheAside:
     async def invalidate(self, keys: Collection[str]) -> None:
         """Forget entries whose values have changed: now, or inside a transaction around its commit.
 
+        Inside one of MongoDB now and after its commit.
         Outside a transaction await it after the write. Raises: NotOpenError, and nothing else: what
         is committed must not fail any more.
         """
         _ = self._redis.opened
         transaction = self._postgres.transactions.current()
+        if (documents := MONGO.under_way()) is not None:
+            # And once more after its commit: what is loaded before that is what was before it.
+            documents.after_commit.append(partial(self._marks.take_back, keys))
         if transaction is not None:
             transaction.change(self._marks, keys)
         else:

@@ -43,10 +43,14 @@ class Ambient(Generic[T]):
     @property
     def is_on(self) -> bool:
         """Whether one has been entered here and has not ended, on whatever database, by whatever task."""
+        return self.under_way() is not None
+
+    def under_way(self) -> T | None:
+        """Return the last that was entered here and has not ended, on whatever database, by whatever task."""
         found = self._current.get()
         while found is not None and found.ended:
             found = found.outer
-        return found is not None
+        return found
 
     def enter(self, entered: T) -> Token[T | None]:
         """Make it the ambient one."""

@@ -1,6 +1,7 @@
 """Cache-aside: right under every interleaving, and never needed for an answer."""
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
@@ -337,6 +338,25 @@ async def test_a_value_that_would_come_back_changed_is_returned_and_not_stored(
         assert await load(1) == value
     assert not await db.redis.client.exists(f"{db.settings.key_prefix}test:{{1}}")
     assert len([each for each in caplog.records if "not cached" in each.message]) == 1
+
+
+@pytest.mark.mongo
+async def test_what_a_transaction_of_mongodb_changes_is_invalidated_after_its_commit(db: MultiDB):
+    @db.cached("test:{service}", ttl=TTL)
+    async def logged(service: str) -> int:
+        return await db.system_logs.count(service=service)
+
+    async def elsewhere() -> int:
+        return await asyncio.create_task(logged("a"), context=contextvars.Context())
+
+    assert await logged("a") == 0
+    async with db.mongo_transaction():
+        await db.system_logs.append(SystemLog(level="info", service="a", message="m"))
+        await logged.invalidate("a")
+        assert await elsewhere() == await elsewhere() == 0
+        assert await logged("a") == 1
+    assert await logged("a") == 1
+    assert logged.metrics.hits == 1
 
 
 async def test_a_method_of_a_repository_can_be_cached(multidb_settings: Settings):

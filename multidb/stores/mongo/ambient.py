@@ -1,5 +1,7 @@
 """The ambient transaction: whoever calls a repository inside `async with db.mongo_transaction()` joins it."""
 
+from collections.abc import Awaitable, Callable
+
 from multidb.stores.ambient import Ambient, Owned
 from multidb.stores.mongo.driver import Session
 
@@ -14,6 +16,8 @@ class Transaction(Owned):
         self.session = session
         #: Whether something in it has failed, so that it can only be rolled back.
         self.failed = False
+        #: What is done once it has committed, or may have; each ends by itself, and raises nothing.
+        self.after_commit: list[Callable[[], Awaitable[None]]] = []
 
 
 AMBIENT: Ambient[Transaction] = Ambient("multidb_mongo_transaction", "mongo")

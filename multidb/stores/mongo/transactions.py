@@ -102,7 +102,10 @@ class Transactions:
                         store="mongo",
                         operation="mongo_transaction",
                     )
-                await complete(self._commit(session))
+                try:
+                    await complete(self._commit(session))
+                finally:
+                    await complete(_follow(transaction))
             finally:
                 # Rolls back what was not committed. To its end, even if the caller is cancelled.
                 await complete(self._end(session))
@@ -126,3 +129,8 @@ class Transactions:
         with suppress(MultiDBError):
             async with self._call("mongo_transaction"):
                 await session.end_session()
+
+
+async def _follow(transaction: Transaction) -> None:
+    for each in transaction.after_commit:
+        await each()
