@@ -341,13 +341,17 @@ CANCEL = _statement(
         WHERE j.id = :id AND j.state IN ('waiting', 'available', 'running') AND {_OURS}
         RETURNING {_FIELDS}, true AS due, j.awaited"""
 )
+#: It no longer depends on what was cancelled, or is gone.
 RETRY = _statement(
     f"""UPDATE ai_processing_jobs j SET
           state = CASE WHEN EXISTS (
-              SELECT FROM unnest(j.depends_on) AS needed (id)
-              LEFT JOIN ai_processing_jobs d ON d.id = needed.id
-              WHERE d.state IN ('waiting', 'available', 'running', 'failed', 'dead'))
+              SELECT FROM ai_processing_jobs d
+              WHERE d.id = ANY (j.depends_on) AND d.state NOT IN ('completed', 'cancelled'))
             THEN 'waiting' ELSE 'available' END,
+          depends_on = ARRAY (
+              SELECT d.id FROM ai_processing_jobs d
+              WHERE d.id = ANY (j.depends_on) AND d.state <> 'cancelled'
+              ORDER BY array_position(j.depends_on, d.id)),
           attempt = 0, run_at = {_NOW}, cancel_requested_at = NULL, finished_at = NULL, holds_key = true,
           {_KEPT}
         WHERE j.id = :id AND j.state IN ('failed', 'dead', 'cancelled') AND {_OURS}

@@ -211,9 +211,19 @@ class JobRepository(JobClaims):
     async def retry(self, id: UUID) -> Job:
         """Give a job that is dead, failed or cancelled all its attempts again, and return it; others stay.
 
+        It waits again for those that it depends on, but for what was cancelled or is gone.
+
         Raises: NotFoundError; AlreadyExistsError if another job holds its idempotency key by now.
         """
-        return await self._change("retry", sql.RETRY, id, self._company(self._operation("retry")))
+        operation = self._operation("retry")
+        company = self._company(operation)
+        async with self._resources.postgres.transactions.begin():
+            job = await self._change("retry", sql.RETRY, id, company)
+            if job.state == "waiting":
+                # Those whose end was told have forgotten that anybody waits.
+                await self._await({job.id: job.depends_on}, operation, None)
+                job = await self._get(job.id, company)
+        return job
 
     async def discard(self, id: UUID) -> Job:
         """Give up a job that is dead or failed: it is cancelled then, its error stays. Others stay.

@@ -572,6 +572,23 @@ async def test_no_job_waits_for_what_never_comes(db: MultiDB):
     assert await state(db, waits) == "cancelled"
 
 
+async def test_a_job_that_is_tried_again_waits_for_what_is_and_not_for_what_was_cancelled(db: MultiDB):
+    first, second = await db.jobs.enqueue(new("a")), await db.jobs.enqueue(new("b"))
+    after = await db.jobs.enqueue(new("c", depends_on=(first.id, second.id)))
+    await db.jobs.cancel(first.id)
+    assert await state(db, after) == "cancelled"
+    assert (await db.jobs.retry(after.id)).depends_on == (second.id,)
+    await db.jobs.complete((await claim(db, queue="b"))[0])
+    assert await state(db, after) == "available"
+    # Also for one that has told of its end, and has been tried again itself.
+    last = await db.jobs.enqueue(new("d", depends_on=(after.id,)))
+    await db.jobs.cancel(after.id)
+    await db.jobs.retry(after.id)
+    assert (await db.jobs.retry(last.id)).state == "waiting"
+    await db.jobs.complete((await claim(db, queue="c"))[0])
+    assert await state(db, last) == "available"
+
+
 async def test_jobs_may_depend_on_any_others_of_their_call(db: MultiDB, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(jobs, "_CHUNK", 3)
     given = {"run_at": datetime.now(UTC) - MINUTE}
