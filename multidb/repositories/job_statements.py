@@ -358,7 +358,7 @@ RETRY = _statement(
         RETURNING {_FIELDS}, true AS due, j.awaited"""
 )
 DISCARD = _statement(
-    f"""UPDATE ai_processing_jobs j SET state = 'cancelled', holds_key = false, {_KEPT}
+    f"""UPDATE ai_processing_jobs j SET state = 'cancelled', holds_key = {_STILL_HOLDS}, {_KEPT}
         WHERE j.id = :id AND j.state IN ('failed', 'dead') AND {_OURS}
         RETURNING {_FIELDS}, true AS due, j.awaited"""
 )

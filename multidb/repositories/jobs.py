@@ -137,7 +137,9 @@ class JobRepository(JobClaims):
         # Somebody is faster each time; what is wrong, if anything is, this will tell.
         return self._read((await self._run("enqueue", crud.insert(values), values, company))[0]), True
 
-    async def _expire_keys(self, keyed: Sequence[NewJob], operation: str, company: UUID | None) -> None:
+    async def _expire_keys(
+        self, keyed: Sequence[NewJob | Job], operation: str, company: UUID | None
+    ) -> None:
         given = {
             "queues": [each.queue for each in keyed],
             "keys": [each.idempotency_key for each in keyed],
@@ -217,7 +219,10 @@ class JobRepository(JobClaims):
         """
         operation = self._operation("retry")
         company = self._company(operation)
+        checked_id(id, operation)
         async with self._resources.postgres.transactions.begin():
+            if (job := await self._get(id, company, "retry")).idempotency_key is not None:
+                await self._expire_keys([job], operation, company)
             job = await self._change("retry", sql.RETRY, id, company)
             if job.state == "waiting":
                 # Those whose end was told have forgotten that anybody waits.

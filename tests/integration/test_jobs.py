@@ -130,10 +130,19 @@ async def test_a_key_is_one_jobs_while_it_is_pending_or_within_its_window(db: Mu
     assert later.id != kept.id
     # Whoever is tried again wants the key back.
     await db.jobs.cancel(later.id)
-    await db.jobs.enqueue(new("w", idempotency_key="c"))
+    await db.jobs.enqueue(new("w", idempotency_key="c", idempotency_window=10 * MINUTE))
+    await db.jobs.complete((await claim(db, queue="w"))[0])
     with pytest.raises(AlreadyExistsError) as caught:
         await db.jobs.retry(later.id)
     assert caught.value.columns == ("queue", "idempotency_key", "company_id")
+    await move(db, 11 * MINUTE, "created_at")
+    assert (await db.jobs.retry(later.id)).state == "available"
+
+    # What is given up was enqueued all the same.
+    kept = await db.jobs.enqueue(new("g", idempotency_key="d", idempotency_window=10 * MINUTE))
+    await db.jobs.fail((await claim(db, queue="g"))[0], "no", final=True)
+    await db.jobs.discard(kept.id)
+    assert (await db.jobs.enqueue(new("g", idempotency_key="d"))).id == kept.id
 
 
 @pytest.mark.parametrize("login", ["superuser", "owner"])
