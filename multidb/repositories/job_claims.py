@@ -31,6 +31,7 @@ from multidb.repositories.job_endings import (
     arrays,
     checked_delay,
     checked_lease,
+    checked_result,
     checked_share,
     error_text,
 )
@@ -222,11 +223,7 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         Raises: ConflictError if the claim is over; DataError if the result is not what JSON can hold.
         """
         operation = self._operation("complete")
-        stored = result.model_dump(mode="json") if isinstance(result, BaseModel) else result
-        if stored is not None and not isinstance(stored, Mapping):
-            raise DataError(f"`result` must be a mapping, not {type(stored).__name__}", operation=operation)
-        given = None if stored is None else dict(stored)
-        await self._held(job, operation, Ending(job, "completed", result=given))
+        await self._held(job, operation, Ending(job, "completed", result=checked_result(result, operation)))
 
     async def fail(
         self,
@@ -316,6 +313,11 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
     async def _end_several(
         self, calls: Sequence["Ending | Told"], kind: object
     ) -> dict["Ending | Told", bool | Exception]:
+        # What comes back tells of a job, so of two calls about one job each has a statement.
+        first = {call.job.id: call for call in reversed(calls)}
+        if later := [call for call in calls if first[call.job.id] is not call]:
+            done_first = await self._end_several(list(first.values()), kind)
+            return {**done_first, **await self._end_several(later, kind)}
         try:
             done = await self._end(calls)
         except (UnavailableError, NotOpenError):

@@ -1,9 +1,11 @@
 """What is said of a claimed job: how far it is, and how it ended."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from multidb.errors import DataError
 from multidb.models.jobs import Job
@@ -15,6 +17,7 @@ __all__ = [
     "arrays",
     "checked_delay",
     "checked_lease",
+    "checked_result",
     "checked_share",
     "error_text",
 ]
@@ -74,6 +77,14 @@ def checked_share(share: object, operation: str) -> float:
     if not isinstance(share, int | float) or not 0 <= share <= 1:
         raise DataError("`share` must be a number from 0 to 1", operation=operation)
     return float(share)
+
+
+def checked_result(result: object, operation: str) -> dict[str, Any] | None:
+    """Return what is stored of a result. Raises: DataError."""
+    stored = result.model_dump(mode="json") if isinstance(result, BaseModel) else result
+    if stored is not None and not isinstance(stored, Mapping):
+        raise DataError(f"`result` must be a mapping, not {type(stored).__name__}", operation=operation)
+    return None if stored is None else dict(stored)
 
 
 def checked_delay(delay: object, operation: str) -> timedelta:

@@ -137,9 +137,7 @@ class JobRepository(JobClaims):
         # Somebody is faster each time; what is wrong, if anything is, this will tell.
         return self._read((await self._run("enqueue", crud.insert(values), values, company))[0]), True
 
-    async def _expire_keys(
-        self, keyed: Sequence[NewJob | Job], operation: str, company: UUID | None
-    ) -> None:
+    async def _expire_keys(self, keyed: Sequence[NewJob | Job], operation: str, company: UUID | None) -> None:
         given = {
             "queues": [each.queue for each in keyed],
             "keys": [each.idempotency_key for each in keyed],

@@ -488,6 +488,25 @@ async def test_calls_that_meet_share_statements_and_have_their_own_errors(db: Mu
     assert await db.jobs.count(state="completed") == 59
     assert (await db.jobs.fetch(jobs[7].id)).result == {"n": 7}
 
+    # Of one job one alone is told that it ended, and of two claims on it the one that stands.
+    await db.jobs.enqueue_many(new() for _ in range(6))
+    (stale,) = await claim(db)
+    await let_leases_end(db, stale)
+    await db.jobs.rescue()
+    jobs = await claim(db, 6)
+    (held,) = (job for job in jobs if job.id == stale.id)
+    told = await asyncio.gather(
+        *(db.jobs.progress(job, 0.5) for job in [*jobs, stale]), return_exceptions=True
+    )
+    assert [type(each) for each in told if each is not None] == [ConflictError]
+    calls = [db.jobs.complete(stale), db.jobs.complete(held), db.jobs.fail(held, "no"), db.jobs.release(held)]
+    jobs.remove(held)
+    told = await asyncio.gather(*map(db.jobs.complete, jobs), *calls, return_exceptions=True)
+    assert [type(each) for each in told].count(ConflictError) == 3
+    assert type(told[5]) is ConflictError
+    assert told[6] is None
+    assert await state(db, held) == "completed"
+
 
 async def test_a_running_job_is_told_to_stop_and_one_that_waits_stops_at_once(db: MultiDB):
     waits, runs = await db.jobs.enqueue(new("a")), await db.jobs.enqueue(new("b"))
