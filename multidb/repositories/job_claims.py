@@ -16,8 +16,6 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from multidb.errors import (
-    ConflictError,
-    DataError,
     MultiDBError,
     NotOpenError,
     TransactionError,
@@ -29,16 +27,19 @@ from multidb.repositories.job_endings import (
     Ending,
     Told,
     arrays,
+    check_claimed,
     checked_delay,
+    checked_error,
     checked_lease,
     checked_result,
     checked_share,
-    error_text,
+    checked_word,
+    claim_over,
 )
 from multidb.repositories.job_wakeups import Wakeups
 from multidb.repositories.postgres import PostgresRepository
 from multidb.repositories.relations import BelongsTo
-from multidb.repositories.repository import Resources, checked_class, known_values, page_size
+from multidb.repositories.repository import Resources, checked_class, page_size
 from multidb.stores.postgres import tables
 from multidb.stores.postgres.engine import Record
 from multidb.stores.postgres.transactions import Options
@@ -103,7 +104,8 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         operation = self._operation("claim")
         company = self._company(operation)
         values: dict[str, Any] = {
-            **known_values(Job, {"queue": queue, "worker": worker}, operation),
+            "queue": checked_word(queue, "queue", operation),
+            "worker": checked_word(worker, "worker", operation),
             "limit": page_size(limit, operation),
             "lease_for": checked_lease(lease, operation),
             "company": company,
@@ -196,10 +198,10 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         Raises: UnavailableError; then nothing is known, and the leases end when they end.
         """
         operation = self._operation("heartbeat")
-        held = {job.id: job for job in jobs}
-        for job in held.values():
-            self._check_claimed(job, operation)
-        if not held:
+        claimed = list(jobs)
+        for job in claimed:
+            check_claimed(job, operation)
+        if not (held := {job.id: job for job in claimed}):
             return Heartbeat(frozenset(), frozenset())
         spans = [job.lease_until - job.started_at for job in held.values()]  # type: ignore[operator]
         given = {"ids": list(held), "leases": [job.lease for job in held.values()], "spans": spans}
@@ -243,8 +245,9 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         """
         operation = self._operation("fail")
         checked_class(Job, job, operation)
-        delay = checked_delay(Backoff().delay(job.attempt) if retry_in is None else retry_in, operation)
-        ending = Ending(job, "failed" if final else "retried", error=error_text(error), delay=delay)
+        later = Backoff().delay(job.attempt) if retry_in is None else retry_in
+        delay, told = checked_delay(later, operation, "retry_in"), checked_error(error, operation)
+        ending = Ending(job, "failed" if final else "retried", error=told, delay=delay)
         await self._held(job, operation, ending)
 
     async def snooze(self, job: Job, delay: timedelta) -> None:
@@ -272,7 +275,7 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         """
         operation = self._operation("finish")
         for ending in endings:
-            self._check_claimed(ending.job, operation)
+            check_claimed(ending.job, operation)
         if not endings:
             return frozenset()
         return frozenset(ending.job.id for ending in endings) - await self._end(endings)
@@ -282,7 +285,7 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
 
     async def _held(self, job: Job, operation: str, call: "Ending | Told") -> None:
         """Make a call under a claim. Raises: ConflictError if the claim is over."""
-        self._check_claimed(job, operation)
+        check_claimed(job, operation)
         if self._resources.postgres.transactions.current() is not None:
             done = await self._end_one(call, None)
         else:
@@ -293,19 +296,9 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         completed = isinstance(call, Ending) and call.outcome == "completed"
         if now and completed and now[0]["state"] == "completed" and now[0]["lease"] == job.lease:
             return  # it was done, and only the answer lost
-        raise ConflictError(
-            f"the claim on Job {job.id} is over: its lease was {job.lease}, and "
-            + (f"it is {now[0]['state']} under lease {now[0]['lease']}" if now else "the job is gone"),
-            store="postgres",
-            operation=operation,
-        )
+        raise claim_over(job, dict(now[0]) if now else None, operation)
 
     # --- how
-
-    def _check_claimed(self, job: Job, operation: str) -> None:
-        checked_class(Job, job, operation)
-        if job.state != "running" or job.lease_until is None or job.started_at is None:
-            raise DataError("`job` must be one that `claim` gave", operation=operation)
 
     async def _end_one(self, call: "Ending | Told", _: object) -> bool:
         return call.job.id in await self._end([call])

@@ -7,18 +7,23 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from multidb.errors import DataError
+from multidb.errors import ConflictError, DataError
 from multidb.models.jobs import Job
+from multidb.repositories.repository import checked_class
 
 __all__ = [
     "LOST",
     "Ending",
     "Told",
     "arrays",
+    "check_claimed",
     "checked_delay",
+    "checked_error",
     "checked_lease",
     "checked_result",
     "checked_share",
+    "checked_word",
+    "claim_over",
     "error_text",
 ]
 
@@ -65,6 +70,30 @@ def _unless_all_none(values: list[Any]) -> list[Any]:
     return [] if all(value is None for value in values) else values
 
 
+def check_claimed(job: Job, operation: str) -> None:
+    """Raise: DataError if it is no job that somebody claimed."""
+    checked_class(Job, job, operation)
+    if job.state != "running" or job.lease_until is None or job.started_at is None:
+        raise DataError("`job` must be one that `claim` gave", operation=operation)
+
+
+def claim_over(job: Job, now: Mapping[str, Any] | None, operation: str) -> ConflictError:
+    """Return the error of a claim that is over; `now` tells how the job stands, if it is there."""
+    return ConflictError(
+        f"the claim on Job {job.id} is over: its lease was {job.lease}, and "
+        + (f"it is {now['state']} under lease {now['lease']}" if now else "the job is gone"),
+        store="postgres",
+        operation=operation,
+    )
+
+
+def checked_word(word: object, name: str, operation: str) -> str:
+    """Return what a queue or a worker is called. Raises: DataError."""
+    if not isinstance(word, str) or not word.strip() or len(word) > 200:
+        raise DataError(f"`{name}` must be a text of 1 to 200 characters, and not blank", operation=operation)
+    return word
+
+
 def checked_lease(lease: object, operation: str) -> timedelta:
     """Return for how long a claim is to stand. Raises: DataError."""
     if not isinstance(lease, timedelta) or not _SHORTEST <= lease <= _LONGEST:
@@ -74,7 +103,7 @@ def checked_lease(lease: object, operation: str) -> timedelta:
 
 def checked_share(share: object, operation: str) -> float:
     """Return how much of a job is done. Raises: DataError."""
-    if not isinstance(share, int | float) or not 0 <= share <= 1:
+    if not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share <= 1:
         raise DataError("`share` must be a number from 0 to 1", operation=operation)
     return float(share)
 
@@ -87,11 +116,20 @@ def checked_result(result: object, operation: str) -> dict[str, Any] | None:
     return None if stored is None else dict(stored)
 
 
-def checked_delay(delay: object, operation: str) -> timedelta:
+def checked_delay(delay: object, operation: str, name: str = "delay") -> timedelta:
     """Return how long a job is to wait. Raises: DataError."""
     if not isinstance(delay, timedelta) or not timedelta(0) <= delay <= timedelta(days=366):
-        raise DataError("the delay must be a timedelta from zero to 366 days", operation=operation)
+        raise DataError(f"`{name}` must be a timedelta from zero to 366 days", operation=operation)
     return delay
+
+
+def checked_error(error: object, operation: str) -> str:
+    """Return why an attempt failed, as it is stored. Raises: DataError."""
+    if not isinstance(error, str | BaseException):
+        raise DataError(
+            f"`error` must be a text or an exception, not {type(error).__name__}", operation=operation
+        )
+    return error_text(error)
 
 
 def error_text(error: str | BaseException) -> str:

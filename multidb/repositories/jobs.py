@@ -13,12 +13,12 @@ from multidb.repositories import job_statements as sql
 from multidb.repositories.chunks import Progress, chunks
 from multidb.repositories.declaration import unique_index
 from multidb.repositories.job_claims import JobClaims
+from multidb.repositories.job_endings import checked_word
 from multidb.repositories.job_wakeups import CANCEL
 from multidb.repositories.repository import (
     Resources,
     checked_class,
     checked_id,
-    known_values,
     page_size,
     validated,
 )
@@ -250,7 +250,7 @@ class JobRepository(JobClaims):
         for name, value in limits.items():
             if value is not None and (type(value) is not int or not 0 <= value < 2**31):
                 raise DataError(f"`{name}` must be a whole number from 0, or None", operation=operation)
-        values = known_values(Job, {"queue": queue}, operation) | limits
+        values = {"queue": checked_word(queue, "queue", operation), **limits}
         unlimited = at_most is None and at_most_per_key is None
         await self._fetch(sql.UNLIMIT if unlimited else sql.LIMIT, values, operation)
         self._wakeups.tell({queue})
@@ -271,10 +271,7 @@ class JobRepository(JobClaims):
         Raises: DataError.
         """
         operation = self._operation("prune")
-        if older_than < timedelta(0):
-            raise DataError("`older_than` must not be negative", operation=operation)
-        if not set(states) <= _ENDED:
-            raise DataError(f"`states` may be {', '.join(sorted(_ENDED))}", operation=operation)
+        _check_pruned(older_than, states, operation)
         if most is not None and (type(most) is not int or most < 0):
             raise DataError("`most` must be a whole number from 0, or None", operation=operation)
         size = page_size(batch, operation)
@@ -335,3 +332,10 @@ class JobRepository(JobClaims):
         return validated(
             QueueStats, {"queue": row["queue"], "lag": row["lag"], **counts, **limits}, operation
         )
+
+
+def _check_pruned(older_than: object, states: object, operation: str) -> None:
+    if not isinstance(older_than, timedelta) or older_than < timedelta(0):
+        raise DataError("`older_than` must be a timedelta, and not negative", operation=operation)
+    if not isinstance(states, Collection) or any(state not in list(_ENDED) for state in states):
+        raise DataError(f"`states` may be {', '.join(sorted(_ENDED))}", operation=operation)

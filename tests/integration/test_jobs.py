@@ -231,6 +231,36 @@ async def test_a_claimed_job_is_what_is_stored_of_it(db: MultiDB):
         assert job == await db.jobs.fetch(job.id)
 
 
+async def test_what_is_of_the_wrong_type_is_refused_by_name_and_claims_nothing(db: MultiDB):
+    await db.jobs.enqueue_many(new() for _ in range(2))
+    (job,) = await claim(db)
+    wrong: Any
+    for wrong in (None, 5, " ", "w" * 201):
+        with pytest.raises(DataError, match="`worker`"):
+            await claim(db, worker=wrong)
+        with pytest.raises(DataError, match="`queue`"):
+            await claim(db, queue=wrong)
+        with pytest.raises(DataError, match="`queue`"):
+            await db.jobs.limit(wrong, at_most=1)
+    assert await db.jobs.count(state="running") == 1
+    wrong = 5
+    calls: dict[str, Coroutine[Any, Any, object]] = {
+        "error": db.jobs.fail(job, wrong),
+        "retry_in": db.jobs.fail(job, "no", retry_in=wrong),
+        "delay": db.jobs.snooze(job, wrong),
+        "share": db.jobs.progress(job, True),
+        "result": db.jobs.complete(job, wrong),
+        "older_than": db.jobs.prune(wrong),
+        "states": db.jobs.prune(MINUTE, states=wrong),
+    }
+    for name, call in calls.items():
+        with pytest.raises(DataError, match=f"`{name}`"):
+            await call
+    wrong = [job.id]
+    with pytest.raises(DataError, match="Job"):
+        await db.jobs.heartbeat(wrong)
+
+
 async def test_what_is_claimed_with_a_transaction_is_given_back_with_it(db: MultiDB):
     await db.jobs.enqueue(new())
     with pytest.raises(RuntimeError):
