@@ -139,6 +139,10 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         rows = await self._planned(statement, values, "jobs.claim")
         if not fair:
             self._reach(here, rows, values["limit"], now + _NARROW)
+        elif left := values["limit"] - len(rows):
+            # What others claim just now was passed by, and hid what comes after it.
+            statement = sql.claim(fair=False, limited=False, company=of_one)
+            rows += await self._planned(statement, {**values, "limit": left}, "jobs.claim")
         return rows
 
     def _reach(self, here: tuple[str, UUID | None], rows: Sequence[Record], limit: int, until: float) -> None:

@@ -197,7 +197,7 @@ async def test_jobs_are_claimed_in_order_each_by_one(db: MultiDB):
         await db.jobs.enqueue_many(new("two", payload={"n": n}) for n in range(2))
         async with asyncio.timeout(10), db.transaction():
             ours = await claim(db, 1, "two", fair=fair)
-            theirs = await elsewhere(claim(db, 2, "two", fair=fair))
+            theirs = await elsewhere(claim(db, 1, "two", fair=fair))
         assert len(ours) == len(theirs) == 1
         assert ours[0].id != theirs[0].id
 
