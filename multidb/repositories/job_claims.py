@@ -72,8 +72,9 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         self._fenced = resources.postgres.batcher(self._end_one, self._end_several)
         #: The queues that were seen to have limits: where a job ends, another may begin.
         self._limited: set[str] = set()
-        #: By queue and company, when the last job that was claimed was due, and until when that holds.
-        self._reached: dict[tuple[str, UUID | None], tuple[datetime, float]] = {}
+        #: By queue and company, how urgent the last job that was claimed was, when it was due, and until
+        #: when that holds.
+        self._reached: dict[tuple[str, UUID | None], tuple[int, datetime, float]] = {}
 
     @classmethod
     def entity(cls) -> str:
@@ -128,10 +129,11 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         """
         here, of_one = (values["queue"], values["company"]), values["company"] is not None
         now = asyncio.get_running_loop().time()
-        floor, until = self._reached.get(here, (None, 0.0))
+        priority, floor, until = self._reached.get(here, (0, None, 0.0))
         if floor is not None and now < until and not fair:
             statement = sql.claim(fair=False, limited=False, company=of_one, narrow=True)
-            rows = await self._planned(statement, {**values, "floor": floor}, "jobs.claim")
+            ahead = {**values, "priority": priority, "floor": floor}
+            rows = await self._planned(statement, ahead, "jobs.claim")
             self._reach(here, rows, values["limit"], until)
             if rows:
                 return rows
@@ -148,7 +150,7 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
     def _reach(self, here: tuple[str, UUID | None], rows: Sequence[Record], limit: int, until: float) -> None:
         # Of a more urgent job than these, `run_at` says nothing about those that are left of the others.
         if len(rows) == limit and len({row["priority"] for row in rows}) == 1:
-            self._reached[here] = max(row["run_at"] for row in rows), until
+            self._reached[here] = rows[0]["priority"], max(row["run_at"] for row in rows), until
         else:
             self._reached.pop(here, None)
 

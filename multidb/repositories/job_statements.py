@@ -61,7 +61,7 @@ _STILL_HOLDS = f"coalesce(j.created_at + j.idempotency_window > {_NOW}, false)"
 
 _TYPES: dict[str, TypeEngine[Any]] = {
     **dict.fromkeys(("queue", "worker", "state", "key"), sa.Text()),
-    **dict.fromkeys(("limit", "at_most", "at_most_per_key"), sa.BigInteger()),
+    **dict.fromkeys(("limit", "at_most", "at_most_per_key", "priority"), sa.BigInteger()),
     **dict.fromkeys(("id", "company", "_tenant"), sa.Uuid()),
     **dict.fromkeys(("ids", "companies"), sa.ARRAY(sa.Uuid(), dimensions=1)),
     **dict.fromkeys(("errors", "keys", "outcomes", "payloads", "queues", "states"), sa.ARRAY(sa.Text())),
@@ -84,6 +84,8 @@ def _statement(sql: str) -> Statement:
 # --- claiming
 
 _READY = f"j.queue = :queue AND j.state = 'available' AND j.run_at <= {_NOW}"
+#: Of less urgent ones some may be due for longer, and come first.
+_AHEAD = " AND j.run_at >= :floor AND j.priority <= :priority"
 _IN_ORDER = "ORDER BY j.priority, j.run_at, j.id"
 #: Whoever sees that the queue has limits claims under them instead.
 _UNLIMITED = "NOT EXISTS (SELECT FROM ai_processing_queues q WHERE q.queue = :queue)"
@@ -96,13 +98,13 @@ def claim(*, fair: bool, limited: bool, company: bool, narrow: bool = False) -> 
     If fair, those of the companies that have the fewest running come first. If limited, no more than
     `:at_most` run then, and `:at_most_per_key`; whoever claims so must hold the row of the queue's
     limits, and not have looked at a job before. With `company`, of `:company` alone. If narrow, only
-    jobs whose time was not before `:floor`.
+    jobs that are as urgent as `:priority`, and whose time was not before `:floor`.
     """
     if fair or limited:
         ours = f"{_READY}{' AND j.company_id = :company' if company else ''}"
         picked = _shared_out(ours, fair=fair, limited=limited)
     else:
-        ours = f"{_READY}{' AND j.run_at >= :floor' if narrow else ''} AND {_UNLIMITED}"
+        ours = f"{_READY}{_AHEAD if narrow else ''} AND {_UNLIMITED}"
         picked = f"""
             WITH picked AS MATERIALIZED (
               SELECT j.ctid AS place FROM ai_processing_jobs j
@@ -138,6 +140,7 @@ def _shared_out(ours: str, *, fair: bool, limited: bool) -> str:
     chance = "random()" if fair else "extract(epoch FROM c.run_at)"
     left = "greatest(0, :at_most - (SELECT count(*) FROM running))"
     room = f"CASE WHEN :at_most IS NULL THEN :limit ELSE least(:limit, {left}) END" if limited else ":limit"
+    per_key = ":at_most_per_key" if limited else "NULL"
     fits = "p.key IS NULL OR :at_most_per_key IS NULL OR p.place <= :at_most_per_key" if limited else "true"
     return f"""
         WITH RECURSIVE groups AS (
@@ -150,8 +153,7 @@ def _shared_out(ours: str, *, fair: bool, limited: bool) -> str:
           SELECT coalesce(j.company_id, {_NOBODY}) AS company, j.concurrency_key AS key
           FROM ai_processing_jobs j WHERE j.queue = :queue AND j.state = 'running'),
         full_keys AS MATERIALIZED (
-          SELECT key FROM running GROUP BY key
-          HAVING count(*) >= {":at_most_per_key" if limited else "NULL"}),
+          SELECT key FROM running GROUP BY key HAVING count(*) >= {per_key}),
         candidates AS MATERIALIZED (
           SELECT c.* FROM groups g CROSS JOIN LATERAL ({one}) c UNION ALL ({nobodys})),
         ranked AS MATERIALIZED (

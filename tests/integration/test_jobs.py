@@ -284,6 +284,11 @@ async def test_a_job_that_became_due_late_is_found_behind_those_claimed_since(
     assert urgent.id in {job.id for job in await claim(db, 10)}
     # When the urgent one was due, says nothing about the others.
     assert all(now - job.run_at > timedelta(seconds=500) for job in await claim(db, 5))
+    # Nor about those that are less urgent.
+    waits = [(0, 1), (1, 2), (1, 0)]
+    await db.jobs.enqueue_many(new("p", priority=p, run_at=now - n * MINUTE) for p, n in waits)
+    claimed = [(await claim(db, queue="p"))[0] for _ in waits]
+    assert [(job.priority, (now - job.run_at) // MINUTE) for job in claimed] == waits
     old = await db.jobs.enqueue(new(run_at=now - timedelta(hours=1)))
     while await state(db, old) == "available":
         await claim(db)
