@@ -15,6 +15,7 @@ from multidb import (
     ConstraintError,
     DataError,
     MultiDB,
+    NewJob,
     NewUser,
     StoreTimeoutError,
     Transaction,
@@ -451,3 +452,32 @@ async def test_on_commit_runs_after_the_commit_in_order_and_only_then(db: MultiD
             transaction.on_commit(record("never"))
             raise KeyError
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("place", ["the commit", "the first"])
+async def test_a_cancellation_takes_no_action_after_the_commit_away(db: MultiDB, place: str):
+    seen: list[str] = []
+
+    async def first() -> None:
+        seen.append("first")
+        if place == "the first":
+            task.cancel()
+            await asyncio.sleep(60)
+
+    async def second() -> None:
+        seen.append("second")
+
+    async def work() -> None:
+        async with db.transaction() as transaction:
+            transaction.on_commit(first)
+            transaction.on_commit(second)
+            await db.jobs.enqueue(NewJob(queue="q", kind="k", payload={}))  # which no cache is told of
+            if place == "the commit":
+                asyncio.get_running_loop().call_soon(task.cancel)
+
+    task = asyncio.create_task(work())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert seen == ["first", "second"]
+    assert await db.jobs.count() == 1
+    assert idle(db)

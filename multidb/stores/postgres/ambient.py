@@ -76,6 +76,8 @@ class Transaction(Owned):
         self.depth = depth
         #: Whether it was rolled back.
         self.undone = False
+        #: Whether its COMMIT was answered.
+        self.committed = False
         #: Whose rows the connection's statements now see.
         self.tenant: UUID | object | None = None
         #: What it changes, by who keeps copies of it.

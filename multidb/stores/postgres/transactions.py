@@ -26,7 +26,6 @@ from multidb.stores.postgres.ambient import (
     AfterCommit,
     Connection,
     Marker,
-    OnCommit,
     Transaction,
 )
 from multidb.stores.postgres.errors import heedless, translating
@@ -198,21 +197,23 @@ class Transactions:
     @asynccontextmanager
     async def _outermost(self, options: Options) -> AsyncIterator[Transaction]:
         transaction: Transaction | None = None
-        committed: list[OnCommit] = []
-        with self._under_way():
-            try:
-                async with (
-                    self._connection("transaction") as connection,
-                    self.on(connection, options) as transaction,
-                ):
-                    yield transaction
-                committed = transaction.when_committed
-            finally:
-                # Also after an error: a COMMIT whose answer was lost may have happened.
-                if transaction is not None and (transaction.marks or transaction.after_commit):
-                    ends = [mark.end for mark in transaction.marks]
-                    await complete(_run_all([*ends, *transaction.after_commit]))
-        await _run_all(committed)
+        try:
+            with self._under_way():
+                try:
+                    async with (
+                        self._connection("transaction") as connection,
+                        self.on(connection, options) as transaction,
+                    ):
+                        yield transaction
+                finally:
+                    # Also after an error: a COMMIT whose answer was lost may have happened.
+                    if transaction is not None and (transaction.marks or transaction.after_commit):
+                        ends = [mark.end for mark in transaction.marks]
+                        await complete(_run_all([*ends, *transaction.after_commit]))
+        finally:
+            # Also after a cancellation, which may have come while the COMMIT was under way.
+            if transaction is not None and transaction.committed:
+                await _run_all(transaction.when_committed)
 
     @asynccontextmanager
     async def on(
@@ -228,6 +229,7 @@ class Transactions:
         async def send_end() -> None:
             nonlocal tag
             tag = await connection.execute(end)
+            transaction.committed = tag == "COMMIT"
 
         ending = False
         try:
@@ -299,9 +301,17 @@ async def _within(limit: timedelta | None) -> AsyncIterator[None]:
 
 
 async def _run_all(actions: Sequence[Callable[[], Awaitable[object]]]) -> None:
-    """Run every action, whatever becomes of the others: what is committed cannot fail any more."""
+    """Run every action, whatever becomes of the others: what is committed cannot fail any more.
+
+    A cancellation ends the action that is under way, and is raised once the others have run.
+    """
+    cancelled: asyncio.CancelledError | None = None
     for action in actions:
         try:
             await action()
+        except asyncio.CancelledError as error:
+            cancelled = error
         except Exception:
             _log.exception("an action after a commit failed")
+    if cancelled is not None:
+        raise cancelled
