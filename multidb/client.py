@@ -1,6 +1,5 @@
 """`MultiDB`: the three stores as one, wired."""
 
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from datetime import timedelta
@@ -289,16 +288,12 @@ class MultiDB:
 
         Raises: what `transaction` does, and what `work` raises.
         """
-        if attempts < 1:
-            raise DataError("`attempts` must be 1 or more", operation="run_transaction")
+        if type(attempts) is not int or attempts < 1:
+            raise DataError("`attempts` must be a whole number from 1", operation="run_transaction")
         options = Options(
             isolation=isolation, read_only=read_only, timeout=timeout, actor=actor, request_id=request_id
         )
-        with_transaction = cast(Callable[[Transaction], Awaitable[R]], work)
-        if not inspect.signature(work).parameters:
-            alone = cast(Callable[[], Awaitable[R]], work)
-            with_transaction = lambda _: alone()  # noqa: E731 - the same call, with what it ignores
-        return await self._work.run(with_transaction, attempts=attempts, options=options)
+        return await self._work.run(work, attempts=attempts, options=options)
 
     def mongo_transaction(self) -> AbstractAsyncContextManager[None]:
         """Begin a MongoDB transaction that every repository of documents called in this task joins.
@@ -324,8 +319,8 @@ class MultiDB:
 
         Raises: what `mongo_transaction` does, and what `work` raises.
         """
-        if attempts < 1:
-            raise DataError("`attempts` must be 1 or more", operation="run_mongo_transaction")
+        if type(attempts) is not int or attempts < 1:
+            raise DataError("`attempts` must be a whole number from 1", operation="run_mongo_transaction")
         return await self._connections.mongo.transactions.run(work, attempts=attempts)
 
     # --- whose rows

@@ -1,12 +1,14 @@
 """`Transaction`: one unit of work over the three stores, as `db.transaction()` gives it."""
 
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from inspect import Parameter
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pydantic import BaseModel
 
-from multidb.errors import ConfigurationError, TransactionError
+from multidb.errors import ConfigurationError, DataError, TransactionError
 from multidb.models.api_request_logs import ApiRequestLog
 from multidb.models.document_metadata import DocumentMetadataChanges, NewDocumentMetadata
 from multidb.models.entity import Entity, VersionedDocument
@@ -38,6 +40,9 @@ DocumentT = TypeVar("DocumentT", bound=VersionedDocument)
 NewT = TypeVar("NewT", bound=BaseModel)
 ChangesT = TypeVar("ChangesT", bound=BaseModel)
 V = TypeVar("V")
+
+
+_BY_PLACE = {Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.VAR_POSITIONAL}
 
 
 class Transaction:
@@ -134,10 +139,16 @@ class Work:
         async with self._transactions.begin(options) as transaction:
             yield Transaction(transaction, self)
 
-    async def run(self, work: Callable[[Transaction], Awaitable[V]], *, attempts: int, options: Options) -> V:
-        """Run `work` in a transaction, replayed as the store does."""
+    async def run(self, work: Callable[..., Awaitable[V]], *, attempts: int, options: Options) -> V:
+        """Run `work` in a transaction, replayed as the store does; it is given that if it takes one."""
+        if not callable(work):
+            raise DataError("`work` must be an async function", operation="run_transaction")
+        # By place: what a `partial` has set by name counts as a parameter too.
+        given = any(each.kind in _BY_PLACE for each in inspect.signature(work).parameters.values())
         return await self._transactions.run(
-            lambda transaction: work(Transaction(transaction, self)), attempts=attempts, options=options
+            lambda transaction: work(Transaction(transaction, self)) if given else work(),
+            attempts=attempts,
+            options=options,
         )
 
     def current(self) -> ambient.Transaction | None:

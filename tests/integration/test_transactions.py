@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 from collections.abc import Coroutine
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
@@ -414,6 +415,31 @@ async def test_an_isolation_there_is_not_is_refused(db: MultiDB):
     with pytest.raises(DataError, match="`isolation` must be one of read committed"):
         async with db.transaction(isolation="dirty"):  # type: ignore[arg-type]
             pass
+    assert idle(db)
+
+
+async def test_what_is_given_to_it_of_the_wrong_type_is_refused_by_name(db: MultiDB):
+    async def work(name: str) -> str:
+        return name
+
+    given: Any
+    for given in (
+        {"timeout": 5},
+        {"actor": 5},
+        {"request_id": 5},
+        {"read_only": "no"},
+        {"isolation": ["serializable"]},
+    ):
+        with pytest.raises(DataError, match=f"`{next(iter(given))}`"):
+            async with db.transaction(**given):
+                pass
+    for given in ("3", 2.5, True, 0):
+        with pytest.raises(DataError, match="`attempts`"):
+            await db.run_transaction(partial(work, "a"), attempts=given)
+    given = None
+    with pytest.raises(DataError, match="`work`"):
+        await db.run_transaction(given)
+    assert await db.run_transaction(partial(work, name="a")) == "a"
     assert idle(db)
 
 

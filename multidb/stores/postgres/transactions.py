@@ -60,10 +60,7 @@ class Options:
 
     def begin(self) -> str:
         """Return the statement that begins it. Raises: DataError for an isolation there is not."""
-        if self.isolation not in {None, *get_args(Isolation)}:
-            raise DataError(
-                f"`isolation` must be one of {', '.join(get_args(Isolation))}", operation="transaction"
-            )
+        self._check()
         isolation = f" ISOLATION LEVEL {self.isolation.upper()}" if self.isolation else ""
         # In one message, for it is a round trip a statement. A UUID needs no quoting.
         see = f"; SET LOCAL ROLE {TENANT_ROLE}; SET LOCAL multidb.company_id = '{self.tenant}'"
@@ -71,6 +68,22 @@ class Options:
         if self.replan:
             begin += f"; {_REPLAN}"
         return begin if self.tenant is None else begin + see
+
+    def _check(self) -> None:
+        isolations, timeout = get_args(Isolation), self.timeout
+        for name, right, fits in (
+            ("isolation", f"one of {', '.join(isolations)}", self.isolation in (None, *isolations)),
+            ("read_only", "True or False", isinstance(self.read_only, bool)),
+            ("timeout", "a timedelta, or None", timeout is None or isinstance(timeout, timedelta)),
+            ("actor", "a text, or None", _is_text(self.actor)),
+            ("request_id", "a text, or None", _is_text(self.request_id)),
+        ):
+            if not fits:
+                raise DataError(f"`{name}` must be {right}", operation="transaction")
+
+
+def _is_text(value: object) -> bool:
+    return value is None or isinstance(value, str)
 
 
 #: No bitmap either: it reads all entries of rows that are gone, which a plain scan marks as it passes.
