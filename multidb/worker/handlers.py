@@ -12,6 +12,7 @@ from pydantic_core import to_json
 
 from multidb.errors import ConfigurationError
 from multidb.models.jobs import Backoff, Job
+from multidb.worker.declared import check, is_span, is_word
 from multidb.worker.run import Run
 from multidb.worker.schedule import Schedule
 
@@ -22,6 +23,7 @@ Function: TypeAlias = Callable[..., Awaitable[Any]]
 FunctionT = TypeVar("FunctionT", bound=Function)
 
 _DEFAULT = Backoff()
+_SHORTEST = timedelta(microseconds=1)
 
 
 class Snooze(Exception):  # noqa: N818 - it is no error
@@ -50,6 +52,17 @@ class Handler:
     @classmethod
     def of(cls, kind: str, function: Function, **options: Any) -> "Handler":
         """Return a function as a handler. Raises: ConfigurationError if it cannot be one."""
+        timeout = options.get("timeout")
+        check(
+            f"the handler of {kind!r}",
+            ("kind", "a text of 1 to 200 characters", is_word(kind)),
+            (
+                "timeout",
+                "a timedelta of more than zero, or None",
+                timeout is None or is_span(timeout, _SHORTEST),
+            ),
+            ("backoff", "a Backoff", isinstance(options.get("backoff", _DEFAULT), Backoff)),
+        )
         called = function.func if isinstance(function, partial) else function
         if not (inspect.iscoroutinefunction(called) or inspect.iscoroutinefunction(type(called).__call__)):
             raise ConfigurationError(f"the handler of {kind!r} must be an async function")

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from multidb.client import MultiDB
 from multidb.errors import ConfigurationError, MultiDBError
 from multidb.models.jobs import NewJob
+from multidb.worker.declared import check, is_span, is_word
 
 __all__ = ["Schedule", "keep_time"]
 
@@ -17,6 +18,7 @@ _log = logging.getLogger("multidb.worker")
 #: For so long no other job of a time is enqueued, whatever becomes of the first: the clocks of workers
 #: differ by less.
 _WINDOW = timedelta(days=2)
+_LONGEST = timedelta(days=366)
 #: Seconds until the clock is looked at again, for it may have been set.
 _GLANCE = 30.0
 _PAUSE = 1.0
@@ -32,6 +34,13 @@ class Schedule:
             raise ConfigurationError(
                 "periodic jobs need another package: pip install 'multidb[jobs]'"
             ) from error
+        check(
+            f"the schedule of {kind!r}",
+            ("cron", "a text, as in '0 3 * * *'", isinstance(cron, str)),
+            ("queue", "a text of 1 to 200 characters", is_word(queue)),
+            ("timezone", "a text, as in 'Europe/Oslo'", isinstance(timezone, str)),
+            ("grace", "a timedelta from zero to 364 days", is_span(grace, most=_LONGEST - _WINDOW)),
+        )
         self.queue = queue
         self.kind = kind
         self.grace = grace
@@ -64,7 +73,8 @@ class Schedule:
             payload={},
             run_at=at,
             idempotency_key=f"{self.kind} at {at:%Y-%m-%dT%H:%M:%SZ}"[-200:],
-            idempotency_window=_WINDOW,
+            # And none that was made up for already.
+            idempotency_window=_WINDOW + self.grace,
         )
 
 

@@ -7,7 +7,7 @@ import random
 import signal
 import socket
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
 from datetime import timedelta
@@ -15,13 +15,14 @@ from functools import partial
 from uuid import UUID
 
 from multidb.client import MultiDB
-from multidb.errors import ConfigurationError, MultiDBError, UnavailableError
+from multidb.errors import MultiDBError, UnavailableError
 from multidb.models.ids import uuid7
 from multidb.repositories.job_wakeups import CANCEL
 from multidb.repositories.repository import MAX_PAGE
 from multidb.stores.completion import complete
 from multidb.stores.pauses import Pauses, nap
 from multidb.worker.attempt import Attempt
+from multidb.worker.declared import check, is_span, is_word
 from multidb.worker.finisher import Finisher
 from multidb.worker.handlers import Function, Handlers
 from multidb.worker.held import Held, Hold
@@ -42,6 +43,8 @@ _GATHERED = 0.005
 _UNSTORED = 20
 #: Old jobs that are deleted before lost ones are looked for again.
 _PRUNED = 10 * MAX_PAGE
+#: How long a lease may be.
+_SHORTEST, _LONGEST = timedelta(milliseconds=100), timedelta(days=1)
 
 
 class Worker:
@@ -76,10 +79,29 @@ class Worker:
         retention: timedelta | None = None,
         name: str | None = None,
     ) -> None:
-        if isinstance(queues, str) or not queues:
-            raise ConfigurationError("`queues` must name one queue or more, in a list")
-        if type(concurrency) is not int or not 1 <= concurrency <= MAX_PAGE:
-            raise ConfigurationError(f"`concurrency` must be a whole number from 1 to {MAX_PAGE}")
+        named: object = queues
+        listed = isinstance(named, Collection) and not isinstance(named, str)
+        at_a_time = type(concurrency) is int and 1 <= concurrency <= MAX_PAGE
+        check(
+            "Worker",
+            (
+                "queues",
+                "the names of one queue or more, in a list",
+                listed and queues and all(map(is_word, queues)),
+            ),
+            ("handlers", "`Handlers`, or a mapping of functions by kind", isinstance(handlers, Mapping)),
+            ("concurrency", f"a whole number from 1 to {MAX_PAGE}", at_a_time),
+            ("lease", "a timedelta from 100 milliseconds to a day", is_span(lease, _SHORTEST, _LONGEST)),
+            ("poll", "a timedelta from 1 millisecond to 366 days", is_span(poll, timedelta(milliseconds=1))),
+            ("stop_within", "a timedelta from zero to 366 days", is_span(stop_within)),
+            ("fair", "True or False", isinstance(fair, bool)),
+            (
+                "retention",
+                "a timedelta from zero to 366 days, or None",
+                retention is None or is_span(retention),
+            ),
+            ("name", "a text of 1 to 200 characters, or None", name is None or is_word(name)),
+        )
         self.db = db
         #: What this worker is called where its jobs are shown: machine, process, and a number.
         self.name = name or f"{socket.gethostname()}:{os.getpid()}:{uuid7().hex[-6:]}"

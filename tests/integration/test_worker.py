@@ -338,6 +338,17 @@ async def test_a_time_of_a_schedule_is_one_job_whatever_number_of_workers(db: Mu
     assert all(job.lease <= 1 for job in jobs)
 
 
+async def test_a_time_that_was_made_up_for_is_not_made_up_for_again(db: MultiDB):
+    """However long the schedule gives its workers to do so."""
+    weekly = Schedule("0 0 * * MON", queue="q", kind="k", timezone="UTC", grace=timedelta(days=6))
+    at = weekly.before(datetime.now(UTC))
+    job = await db.jobs.enqueue(weekly.job(at))
+    await db.jobs.complete((await db.jobs.claim("q", worker="w"))[0])
+    async with raw(db.settings) as connection:
+        await connection.execute("UPDATE ai_processing_jobs SET created_at = created_at - interval '5 days'")
+    assert (await db.jobs.enqueue(weekly.job(at))).id == job.id
+
+
 def test_schedules_follow_their_time_zone_and_refuse_what_says_nothing() -> None:
     nine = Schedule("0 9 * * *", queue="q", kind="k", timezone="Europe/Oslo", grace=timedelta(minutes=1))
     assert nine.after(datetime(2026, 3, 28, 12, tzinfo=UTC)) == datetime(2026, 3, 29, 7, tzinfo=UTC)
@@ -372,10 +383,36 @@ def test_what_cannot_be_a_handler_is_refused_when_it_is_declared() -> None:
 
 
 async def test_a_worker_is_declared_rightly(db: MultiDB):
-    wrong: dict[str, Any]
-    for wrong in ({"queues": "q"}, {"queues": []}, {"concurrency": 0}):
-        with pytest.raises(ConfigurationError):
-            Worker(db, **{"queues": ["q"], "handlers": {}, **wrong})  # type: ignore[arg-type]
+    refused: dict[str, list[Any]] = {
+        "queues": ["q", [], [5], [" "], 5, None],
+        "handlers": [None, [hangs]],
+        "concurrency": [0, True, "4"],
+        "lease": [5, timedelta(0), timedelta(days=2)],
+        "poll": [5, timedelta(0)],
+        "stop_within": [5, timedelta(-1)],
+        "fair": ["no"],
+        "retention": [5, timedelta(-1)],
+        "name": [5, "", "w" * 201],
+    }
+    given: dict[str, Any]
+    for name, wrong in [(name, each) for name, several in refused.items() for each in several]:
+        given = {"queues": ["q"], "handlers": {}, name: wrong}
+        with pytest.raises(ConfigurationError, match=f"`{name}`"):
+            Worker(db, **given)
+    for name, wrong in (("kind", 5), ("kind", ""), ("timeout", 5), ("timeout", timedelta(0)), ("backoff", 5)):
+        given = {"kind": "k", name: wrong}
+        with pytest.raises(ConfigurationError, match=f"`{name}`"):
+            Handlers().job(**given)(hangs)
+    for name, wrong in (
+        ("cron", 5),
+        ("timezone", None),
+        ("queue", " "),
+        ("grace", 5),
+        ("grace", timedelta(-1)),
+    ):
+        given = {"cron": "* * * * *", "queue": "q", "kind": "k", name: wrong}
+        with pytest.raises(ConfigurationError, match=f"`{name}`"):
+            Handlers().periodic(**given)(hangs)
 
 
 async def test_a_limited_queue_goes_on_as_its_jobs_end(db: MultiDB):
