@@ -89,14 +89,22 @@ class Hold:
         loop = asyncio.get_running_loop()
         while True:
             answered = await self._beat(loop.time())
+            self._now.clear()
+            await nap(self._now, self._lease / 3 if answered else self._lease / 10)
+
+    async def watch(self) -> None:
+        """Stop those whose leases have ended by this process's clock, without end.
+
+        Beside the heartbeats: one that is given up may still wait for a server that says nothing.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
             for held in self:
                 if loop.time() >= held.until:
                     held.stop("lost")
-            pause = self._lease / 3 if answered else self._lease / 10
+            pause = self._lease / 10  # those that are added meanwhile stand for longer than that
             trusted = [held.until for held in self if held.reason != "lost"]
-            soonest = min(trusted, default=loop.time() + pause)
-            self._now.clear()
-            await nap(self._now, max(0.01, min(pause, soonest - loop.time())))
+            await asyncio.sleep(max(0.01, min([pause, *(until - loop.time() for until in trusted)])))
 
     async def _beat(self, now: float) -> bool:
         # A handler that does not heed its timeout keeps its place here, and the job gets another worker.

@@ -181,6 +181,7 @@ class Worker:
                 loop.create_task(each)
                 for each in (
                     self._hold.keep(),
+                    self._hold.watch(),
                     self._finisher.run(),
                     self._sweep(),
                     keep_time(self.db, self._handlers.schedules),

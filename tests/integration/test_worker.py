@@ -30,6 +30,7 @@ from multidb import (
     UnavailableError,
     Worker,
 )
+from multidb.stores.completion import complete
 from multidb.stores.scope import current_scope
 from multidb.worker import worker as worker_module
 from multidb.worker.schedule import Schedule
@@ -273,6 +274,34 @@ async def test_an_attempt_whose_claim_could_not_be_kept_up_counts(
         (job,) = (await ended(db, count=1)).values()
     assert (job.state, job.attempt, job.lease) == ("dead", 2, 2)
     assert "lease ended" in (job.error or "")
+
+
+async def test_a_handler_is_cancelled_with_its_lease_while_nobody_answers(
+    db: MultiDB, monkeypatch: pytest.MonkeyPatch
+):
+    """Also where what is given up goes on waiting, as for a server that is cut off."""
+    stopped, answers, heartbeat = asyncio.Event(), asyncio.Event(), db.jobs.heartbeat
+
+    async def unanswered(jobs: Any) -> Any:
+        await complete(answers.wait())
+        return await heartbeat(jobs)
+
+    async def waits() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            stopped.set()
+
+    monkeypatch.setattr(db.jobs, "heartbeat", unanswered)
+    await db.jobs.enqueue(new("k", max_attempts=1))
+    async with working(db, {"k": waits}, lease=timedelta(milliseconds=300)):
+        try:
+            async with asyncio.timeout(5):
+                await stopped.wait()
+        finally:
+            answers.set()
+        (job,) = (await ended(db, count=1)).values()
+    assert job.state == "dead"
 
 
 async def test_told_to_stop_it_finishes_what_it_can_and_puts_the_rest_back(db: MultiDB):
