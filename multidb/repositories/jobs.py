@@ -172,9 +172,19 @@ class JobRepository(JobClaims):
         checked_class(NewJob, new, operation)
         if company is not None and new.company_id is None:
             new = new.model_copy(update={"company_id": company})
-        values = self._new_values(new, operation, company)
+        values = super()._new_values(new, operation, company)
         if "run_at" not in new.model_fields_set:
             del values["run_at"]
+        return values
+
+    def _new_values(self, new: NewJob, operation: str, company: UUID | None) -> dict[str, Any]:
+        values = super()._new_values(new, operation, company)
+        if new.depends_on:
+            # Nobody would tell it that they have ended.
+            raise DataError(
+                "`depends_on`: give a job that waits for others to `enqueue` or `enqueue_many`",
+                operation=operation,
+            )
         return values
 
     def _columns_of(self, values: dict[str, Any], operation: str, company: UUID | None) -> dict[str, Any]:

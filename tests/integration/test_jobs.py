@@ -627,6 +627,10 @@ async def test_no_job_waits_for_what_never_comes(db: MultiDB):
     await db.jobs.complete((await claim(db, queue="c"))[0])
     assert await state(db, waits) == "available"
 
+    for call in (db.jobs.add, db.jobs.upsert, lambda new: db.jobs.add_many([new])):
+        with pytest.raises(DataError, match="depends_on"):
+            await call(new(depends_on=(dead.id,)))
+
     # And one that somebody deleted is found to be gone.
     gone = await db.jobs.enqueue(new("d"))
     waits = await db.jobs.enqueue(new("d", depends_on=(gone.id,)))
