@@ -15,12 +15,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from multidb.errors import (
-    MultiDBError,
-    NotOpenError,
-    TransactionError,
-    UnavailableError,
-)
+from multidb.errors import MultiDBError, NotOpenError, TransactionError, UnavailableError
 from multidb.models.jobs import Backoff, Heartbeat, Job, JobChanges, JobFields, NewJob
 from multidb.repositories import job_statements as sql
 from multidb.repositories.job_endings import (
@@ -51,6 +46,7 @@ _REPLAN = Options(replan=True)
 _NARROW = 1.0
 #: How many lost jobs are looked after in a statement.
 _LOST = 1000
+_FIRST = UUID(int=0)
 
 
 class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
@@ -72,6 +68,8 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         self._fenced = resources.postgres.batcher(self._end_one, self._end_several)
         #: The queues that were seen to have limits: where a job ends, another may begin.
         self._limited: set[str] = set()
+        #: Behind which of those that wait the next look begins, once there are many.
+        self._looked_at = _FIRST
         #: By queue and company, how urgent the last job that was claimed was, when it was due, and until
         #: when that holds.
         self._reached: dict[tuple[str, UUID | None], tuple[int, datetime, float]] = {}
@@ -189,9 +187,11 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
             rescued += len(rows)
             if len(rows) < _LOST:
                 break
-        for neglected in (sql.UNSETTLED, sql.GONE):
-            rows = await self._fetch(neglected, {"limit": _LOST}, "jobs.rescue")
-            await self._settle([row["id"] for row in rows])
+        rows = await self._fetch(sql.UNSETTLED, {"limit": _LOST}, "jobs.rescue")
+        await self._settle([row["id"] for row in rows])
+        rows = await self._fetch(sql.GONE, {"limit": _LOST, "after": self._looked_at}, "jobs.rescue")
+        self._looked_at = rows[-1]["id"] if len(rows) == _LOST else _FIRST
+        await self._settle(list({id for row in rows for id in row["gone"]}))
         return rescued
 
     # --- under a claim

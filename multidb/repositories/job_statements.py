@@ -62,7 +62,7 @@ _STILL_HOLDS = f"coalesce(j.created_at + j.idempotency_window > {_NOW}, false)"
 _TYPES: dict[str, TypeEngine[Any]] = {
     **dict.fromkeys(("queue", "worker", "state", "key"), sa.Text()),
     **dict.fromkeys(("limit", "at_most", "at_most_per_key", "priority"), sa.BigInteger()),
-    **dict.fromkeys(("id", "company", "_tenant"), sa.Uuid()),
+    **dict.fromkeys(("id", "after", "company", "_tenant"), sa.Uuid()),
     **dict.fromkeys(("ids", "companies"), sa.ARRAY(sa.Uuid(), dimensions=1)),
     **dict.fromkeys(("errors", "keys", "outcomes", "payloads", "queues", "states"), sa.ARRAY(sa.Text())),
     **dict.fromkeys(("delays", "spans"), sa.ARRAY(sa.Interval())),
@@ -305,12 +305,11 @@ UNSETTLED = _statement(
     """SELECT id FROM ai_processing_jobs
        WHERE awaited AND state IN ('completed', 'cancelled') ORDER BY finished_at LIMIT :limit"""
 )
-#: What the first of those that wait depend on, and is gone: deleted by hand, or with its company.
+#: Of so many that wait, what they depend on and is gone: deleted by hand, or with its company.
 GONE = _statement(
-    """SELECT DISTINCT needed.id
-       FROM (SELECT depends_on FROM ai_processing_jobs WHERE state = 'waiting' ORDER BY id LIMIT :limit) w
-       CROSS JOIN LATERAL unnest(w.depends_on) AS needed (id)
-       WHERE NOT EXISTS (SELECT FROM ai_processing_jobs d WHERE d.id = needed.id)"""
+    """SELECT w.id, ARRAY (SELECT needed.id FROM unnest(w.depends_on) AS needed (id)
+                           WHERE NOT EXISTS (SELECT FROM ai_processing_jobs d WHERE d.id = needed.id)) AS gone
+       FROM ai_processing_jobs w WHERE w.state = 'waiting' AND w.id > :after ORDER BY w.id LIMIT :limit"""
 )
 
 # --- keys

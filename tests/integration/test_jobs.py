@@ -604,7 +604,7 @@ async def test_a_job_waits_for_those_it_depends_on(db: MultiDB):
     assert await state(db, whole) == "waiting"
 
 
-async def test_no_job_waits_for_what_never_comes(db: MultiDB):
+async def test_no_job_waits_for_what_never_comes(db: MultiDB, monkeypatch: pytest.MonkeyPatch):
     first, second, third = (new("a") for _ in range(3))
     circle = [first.model_copy(update={"depends_on": (second.id,)}), new("a", depends_on=(first.id,))]
     circle.append(second.model_copy(update={"depends_on": (third.id, circle[1].id)}))
@@ -636,6 +636,15 @@ async def test_no_job_waits_for_what_never_comes(db: MultiDB):
     waits = await db.jobs.enqueue(new("d", depends_on=(gone.id,)))
     await db.jobs.delete(gone.id)
     await db.jobs.rescue()
+    assert await state(db, waits) == "cancelled"
+    # Also behind any number that wait for what there is.
+    monkeypatch.setattr(job_claims, "_LOST", 2)
+    there, gone = [await db.jobs.enqueue(new("e")) for _ in range(2)]
+    await db.jobs.enqueue_many(new("e", depends_on=(there.id,)) for _ in range(3))
+    waits = await db.jobs.enqueue(new("e", depends_on=(gone.id,)))
+    await db.jobs.delete(gone.id)
+    for _ in range(2):
+        await db.jobs.rescue()
     assert await state(db, waits) == "cancelled"
 
 
