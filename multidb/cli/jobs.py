@@ -13,8 +13,8 @@ from uuid import UUID
 import typer
 
 from multidb.cli.options import DEFAULT_DIRECTORY, AsJSON, Directory, settings_for
-from multidb.cli.output import show_live, show_table
-from multidb.errors import MultiDBError
+from multidb.cli.output import show_error, show_live, show_table
+from multidb.errors import AlreadyExistsError, MultiDBError, NotFoundError
 from multidb.models.jobs import Job, JobState, QueueStats
 from multidb.settings import Settings
 
@@ -138,15 +138,23 @@ def _change(
     if bool(ids) == bool(queue or kind):
         raise typer.BadParameter("name jobs by their ids, or --queue or --kind")
 
-    async def changed(db: "MultiDB") -> list[Job]:
-        if ids:
-            return [await change(db, id) for id in ids]
+    async def changed(db: "MultiDB") -> bool:
         over = db.jobs.c.state.in_(["dead", "failed"])
-        some = [job.id async for job in db.jobs.stream(over, **_given(queue, kind, None))]
-        return [await change(db, id) for id in some]
+        some = ids or [job.id async for job in db.jobs.stream(over, **_given(queue, kind, None))]
+        all_done = True
+        for id in some:
+            try:
+                job = await change(db, id)
+            except (NotFoundError, AlreadyExistsError) as error:
+                # Of this one alone: the others are changed all the same.
+                show_error(f"{id}: {error}")
+                all_done = False
+            else:
+                typer.echo(f"{done}: {job.id} is {job.state}.")
+        return all_done
 
-    for job in _run(directory, changed):
-        typer.echo(f"{done}: {job.id} is {job.state}.")
+    if not _run(directory, changed):
+        raise typer.Exit(1)
 
 
 def _run(directory: Path, work: Callable[["MultiDB"], Awaitable[Any]]) -> Any:

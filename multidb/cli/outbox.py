@@ -129,7 +129,7 @@ def _named(place: str) -> "MultiDB":
     sys.path.insert(0, str(Path.cwd()))
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"{place} must name a module and a MultiDB in it, as in shop.data:db"
         ) from error

@@ -32,6 +32,8 @@ def _found(app: str) -> "Worker":
     from multidb.worker import Worker
 
     module, _, name = app.partition(":")
+    if not module or module.startswith("."):
+        raise ConfigurationError(f"{app} must name a module and a Worker in it, as in shop.work:worker")
     # As `python -m` has it: an application is found where the command is run.
     sys.path.insert(0, str(Path.cwd()))
     try:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from multidb import MultiDB, NewJob
+from multidb import ConfigurationError, MultiDB, NewJob
 from multidb.cli.app import app
 from multidb.settings import Settings
 
@@ -67,6 +67,17 @@ async def test_jobs_are_shown_and_looked_after(db: MultiDB):
     assert (await run(db, "jobs", "stats")).split()[:2] == ["queue", "ready"]
     await run(db, "jobs", "retry", code=2)
     await run(db, "jobs", "list", "--state", "odd", code=2)
+
+    # One that cannot be changed keeps no other from it.
+    await db.jobs.enqueue_many([new("r", idempotency_key="k"), new("r")])
+    for job in await claim(db, 2, "r"):
+        await db.jobs.fail(job, "no", final=True)
+    await db.jobs.enqueue(new("r", idempotency_key="k"))
+    told = await run(db, "jobs", "retry", "--queue", "r", code=1)
+    assert told.count("Tried again") == told.count("already has this value") == 1
+    for command, place in (("worker", ":x"), ("worker", ".x:y"), ("relay", ".x:y")):
+        invoked = CliRunner().invoke(app, [command, place])
+        assert isinstance(invoked.exception, ConfigurationError)
 
 
 async def test_a_worker_works_until_it_is_told_to_stop(db: MultiDB, tmp_path: Path):
