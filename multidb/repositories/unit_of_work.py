@@ -135,7 +135,8 @@ class Work:
 
     @asynccontextmanager
     async def begin(self, options: Options) -> AsyncIterator[Transaction]:
-        """Begin a transaction, or a savepoint, as the store does."""
+        """Begin a transaction, or a savepoint, as the store does. Raises: DataError, for a wrong option."""
+        options.check()
         async with self._transactions.begin(options) as transaction:
             yield Transaction(transaction, self)
 
@@ -143,6 +144,7 @@ class Work:
         """Run `work` in a transaction, replayed as the store does; it is given that if it takes one."""
         if not callable(work):
             raise DataError("`work` must be an async function", operation="run_transaction")
+        options.check()
         # By place: what a `partial` has set by name counts as a parameter too.
         given = any(each.kind in _BY_PLACE for each in inspect.signature(work).parameters.values())
         return await self._transactions.run(

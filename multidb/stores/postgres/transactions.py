@@ -59,8 +59,7 @@ class Options:
     replan: bool = False
 
     def begin(self) -> str:
-        """Return the statement that begins it. Raises: DataError for an isolation there is not."""
-        self._check()
+        """Return the statement that begins it."""
         isolation = f" ISOLATION LEVEL {self.isolation.upper()}" if self.isolation else ""
         # In one message, for it is a round trip a statement. A UUID needs no quoting.
         see = f"; SET LOCAL ROLE {TENANT_ROLE}; SET LOCAL multidb.company_id = '{self.tenant}'"
@@ -69,7 +68,8 @@ class Options:
             begin += f"; {_REPLAN}"
         return begin if self.tenant is None else begin + see
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise: DataError for an option that is of the wrong type, or an isolation there is not."""
         isolations, timeout = get_args(Isolation), self.timeout
         for name, right, fits in (
             ("isolation", f"one of {', '.join(isolations)}", self.isolation in (None, *isolations)),
