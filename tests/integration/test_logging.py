@@ -102,6 +102,22 @@ async def test_whatever_is_logged_is_stored(db: MultiDB, logger: logging.Logger)
     assert context["password"] == "[redacted]"
 
 
+async def test_filters_decide_and_no_lock_is_wanted(
+    db: MultiDB, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+):
+    def handle(self: logging.Handler, record: logging.LogRecord) -> None:  # as from Python 3.13 on
+        with self.lock:  # type: ignore[union-attr]
+            self.emit(record)
+
+    monkeypatch.setattr(logging.Handler, "handle", handle)
+    handler = LogHandler(db.system_logs, service="api")
+    handler.addFilter(lambda record: "quiet" not in record.getMessage())
+    logger.addHandler(handler)
+    logger.info("quiet")
+    logger.info("loud")
+    assert [each.message for each in await entries(db)] == ["loud"]
+
+
 async def test_wrong_arguments_are_the_standard_librarys_matter(
     db: MultiDB, logger: logging.Logger, capsys: pytest.CaptureFixture[str]
 ):
