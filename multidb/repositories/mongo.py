@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Generic, NoReturn, TypeAlias
 from uuid import UUID
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from typing_extensions import TypeVar
 
 from multidb.errors import AlreadyExistsError, DataError
@@ -65,8 +66,8 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
 
     new_model: ClassVar[type[BaseModel]]
     changes_model: ClassVar[type[BaseModel]]
-    #: What a document begins with in the fields that are not given.
-    _initial: ClassVar[Mapping[str, Any]]
+    #: The fields that are not given, and begin with their default.
+    _initial: ClassVar[Mapping[str, FieldInfo]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -77,7 +78,7 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
             cls.new_model = new_of(model) if new is BaseModel else new
             cls.changes_model = changes_of(cls.new_model) if changes is BaseModel else changes
             cls._initial = {
-                name: field.get_default(call_default_factory=True)
+                name: field
                 for name, field in model.model_fields.items()
                 if name not in cls.new_model.model_fields and not field.is_required()
             }
@@ -259,9 +260,12 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
         checked_class(self.new_model, new, operation)
         values = new.model_dump(warnings=False)
         self._check_company(values, operation, company)
+        initial = {
+            name: field.get_default(call_default_factory=True) for name, field in self._initial.items()
+        }
         now = utc_now()
         kept = {"created_at": now, "updated_at": now, "version": 1}
-        return encoded(self._document({**self._initial, **values, **kept}), operation=operation)
+        return encoded(self._document({**initial, **values, **kept}), operation=operation)
 
     def _changed(
         self, changes: ChangesT | None, fields: Mapping[str, Any], operation: str, company: UUID | None

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from pydantic import Field
 
 from multidb import (
     AlreadyExistsError,
@@ -43,6 +44,20 @@ class Memo(VersionedDocument):
 class Memos(MongoRepository[Memo]):
     collection = "memos"
     tenant = "company_id"
+
+
+class Ticket(VersionedDocument):
+    code: UUID = Field(default_factory=uuid7)
+    title: str
+
+
+class NewTicket(Model):
+    id: UUID = Field(default_factory=uuid7)
+    title: str
+
+
+class Tickets(MongoRepository[Ticket, NewTicket]):
+    collection = "tickets"
 
 
 @pytest.fixture
@@ -137,6 +152,15 @@ async def test_put_keeps_the_latest_in_whatever_order_it_is_told(db: MultiDB, pa
     later = await papers.put(NewPaper(id=id, slug="later", score=None), version=9)
     assert (later.number, later.score) == (None, None)
     assert await papers.fetch(id) == later
+
+
+async def test_each_document_begins_with_defaults_of_its_own(multidb_settings: Settings):
+    async with MultiDB(multidb_settings, repositories=[Tickets]) as db:
+        first, second = [await db[Tickets].add(NewTicket(title="x")) for _ in range(2)]
+        assert first.code != second.code
+        # What was not given to begin with, no `put` replaces.
+        assert (await db[Tickets].put(NewTicket(id=first.id, title="y"), version=2)).code == first.code
+        await db.mongo.database.drop_collection("tickets")
 
 
 async def test_of_many_puts_at_once_the_latest_stays(db: MultiDB, papers: Papers):
