@@ -313,9 +313,12 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
         is_later: Document = {"$lt": [{"$ifNull": ["$version", 0]}, version]}
         once = [name for name in ("created_at", *self._initial) if name in document]
         first = {name: {"$cond": [is_new, {"$literal": document[name]}, f"${name}"]} for name in once}
-        rest: Any = "$$ROOT"
-        for name in self._absent - set(document):
-            rest = {"$unsetField": {"field": name, "input": rest}}
+        absent = sorted(self._absent - {*document, *self._initial})
+        # Not `$unsetField`, one within the other: MongoDB takes no more than 200 levels.
+        stays = {"$not": {"$in": ["$$this.k", absent]}}
+        rest: Document = {
+            "$arrayToObject": {"$filter": {"input": {"$objectToArray": "$$ROOT"}, "cond": stays}}
+        }
         put = {"$mergeObjects": [rest, {"$literal": document}, first, {"version": version}]}
         return {"_id": document["_id"]}, [{"$replaceWith": {"$cond": [is_later, put, "$$ROOT"]}}]
 

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from pydantic import Field
+from pydantic import Field, create_model
 
 from multidb import (
     AlreadyExistsError,
@@ -58,6 +58,14 @@ class NewTicket(Model):
 
 class Tickets(MongoRepository[Ticket, NewTicket]):
     collection = "tickets"
+
+
+_many: dict[str, Any] = {f"field{number}": (int | None, None) for number in range(150)}
+Wide = create_model("Wide", __base__=VersionedDocument, **_many)
+
+
+class Wides(MongoRepository[Wide]):
+    collection = "wides"
 
 
 @pytest.fixture
@@ -163,6 +171,19 @@ async def test_each_document_begins_with_defaults_of_its_own(multidb_settings: S
         await db.mongo.database.drop_collection("tickets")
 
 
+async def test_a_model_may_have_many_fields_that_are_absent(multidb_settings: Settings):
+    async with MultiDB(multidb_settings, repositories=[Wides]) as db:
+        new: Any = Wides.new_model
+        wide = await db[Wides].put(new(field3=3, field7=7), version=1)
+        put = await db[Wides].put(new(id=wide.id, field7=8), version=2)
+        assert put.model_dump(exclude_none=True).keys() == {
+            *("id", "version", "created_at", "updated_at"),
+            "field7",
+        }
+        assert await db[Wides].fetch(wide.id) == put
+        await db.mongo.database.drop_collection("wides")
+
+
 async def test_of_many_puts_at_once_the_latest_stays(db: MultiDB, papers: Papers):
     ids = [uuid7() for _ in range(5)]
     told = [(id, version) for id in ids for version in range(1, 11)] * 2
@@ -202,6 +223,8 @@ async def test_a_fence_lets_nobody_back(db: MultiDB, papers: Papers):
         await papers.update(paper.id, title="4", fence=4)
     assert not caught.value.retryable
     assert (await papers.update(paper.id, fence=7)).fence == 7
+    # No `put` lets one back either: it says nothing of fences.
+    assert (await papers.put(NewPaper(id=paper.id), version=99)).fence == 7
     for wrong in (-1, True, 1.0):
         with pytest.raises(DataError, match="`fence`"):
             await papers.update(paper.id, title="x", fence=wrong)  # type: ignore[arg-type]
