@@ -137,6 +137,24 @@ async def test_documents_that_stay_come_once_whatever_comes_and_goes(
     )
 
 
+async def test_what_is_no_number_is_less_than_every_number(papers: Papers):
+    ratios = [float("nan"), 1.5, None, float("-inf"), float("nan"), 0.0, float("inf")]
+    added = [await papers.add(NewPaper(ratio=ratio)) for ratio in ratios]
+    expected = [added[place].id for place in (2, 0, 4, 3, 5, 1, 6)]
+    for order, ids in (("ratio", expected), ("-ratio", expected[::-1])):
+        found = await walk(papers, [order], 1)
+        assert [paper.id for page in found for paper in page] == ids
+
+
+async def test_a_field_named_again_decides_nothing(papers: Papers):
+    for number in (1, 2, 1, 3):
+        await papers.add(NewPaper(number=number))
+    for order in (["number", "-number"], ["-number", "id", "number", "-id"]):
+        found = await walk(papers, order, 1)
+        once = await papers.find(order_by=order[: 1 + (order[1] == "id")])
+        assert [paper.id for page in found for paper in page] == [paper.id for paper in once]
+
+
 async def test_a_page_tells_the_total_and_takes_one_cursor(papers: Papers):
     await papers.add_many(NewPaper(number=n) for n in range(9))
     first = await papers.find(papers.c.number >= 2, order_by="number", limit=3, total=True)

@@ -373,6 +373,13 @@ def test_the_condition_over_documents_is_the_one_written_here(
     assert mongo_condition(order, document) == wanted
 
 
+def test_what_is_less_than_a_float_is_no_one_range() -> None:
+    keyset = MongoKeyset([Key("a", descending=True, nullable=False)])
+    condition = keyset.beyond(through_json(keyset.position({"_id": 7, "a": 1.5})))
+    # In a range up to it, `$lte`, there would be no NaN.
+    assert list(condition) == ["$or"]
+
+
 absent = object()
 values_of_a_field = st.sampled_from(
     [
