@@ -33,12 +33,13 @@ class EventEffects(AppendEffects[RealtimeEvent]):
 
 
 def checked_lines(lines: Iterable[AiProcessingLog], operation: str) -> list[Document]:
-    """Return lines of a log as they are stored. Raises: DataError."""
-    added = []
+    """Return lines of a log as they are stored, each once, in their order. Raises: DataError."""
+    added: dict[UUID, AiProcessingLog] = {}
     for line in lines:
         checked_class(AiProcessingLog, line, operation)
-        added.append(decoded(encoded(line.model_dump(), operation=operation)))
-    return added
+        added.setdefault(line.id, line)
+    ordered = sorted(added.values(), key=lambda line: (line.timestamp, line.id))
+    return [decoded(encoded(line.model_dump(), operation=operation)) for line in ordered]
 
 
 def _log(repository: "AiProcessingResultRepository", delivery: Delivery[Whose]) -> DocumentWrite:

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import random
+from datetime import timedelta
 
 import pytest
 
@@ -16,6 +17,7 @@ from multidb import (
     uuid7,
 )
 from multidb.models import LogLevel
+from multidb.models.fields import utc_now
 from multidb.repositories.ai_processing_results import MAX_LOGS
 
 pytestmark = pytest.mark.mongo
@@ -89,3 +91,15 @@ async def test_a_log_keeps_its_last_lines(db: MultiDB):
     await results.log(id, lines[:50])
     stored = await results.fetch(id)
     assert [line.id for line in stored.logs] == [line.id for line in lines[-MAX_LOGS:]]
+
+
+async def test_lines_may_come_in_any_order_and_twice(db: MultiDB):
+    results, job = db.ai_processing_results, uuid7()
+    now = utc_now()
+    lines = [
+        AiProcessingLog(lease=1, message=f"{age}", timestamp=now - timedelta(seconds=age))
+        for age in range(MAX_LOGS + 5)
+    ]
+    await results.log(job, [lines[0], *lines])
+    stored = (await results.fetch(job)).logs
+    assert list(stored) == lines[MAX_LOGS - 1 :: -1]
