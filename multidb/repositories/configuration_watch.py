@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from multidb.errors import DataError, InvalidCursorError, NotFoundError
+from multidb.errors import DataError, InvalidCursorError, NotFoundError, NotOpenError
 from multidb.stores.mongo.changes import Change, Changes
 from multidb.stores.mongo.client import MongoStore
 from multidb.stores.mongo.documents import Document
@@ -46,17 +46,19 @@ class ConfigurationWatch:
         #: By key, each company's; everybody's is None's.
         self._values: dict[tuple[str, UUID | None], Any] = {}
         self._news = asyncio.Event()
+        self._changes: Changes
         self._keeping: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        changes = await self._watching().__aenter__()
+        self._changes = self._mongo.watch(self._collection, operation=self._operation)
+        await self._changes.__aenter__()
         try:
             await self._load()
         except BaseException:
-            await changes.__aexit__(None, None, None)
+            await self._changes.__aexit__(None, None, None)
             raise
         # In a context of its own: whoever enters may be in a transaction.
-        self._keeping = asyncio.get_running_loop().create_task(self._keep(changes), context=Context())
+        self._keeping = asyncio.get_running_loop().create_task(self._keep(self._changes), context=Context())
         return self
 
     async def __aexit__(
@@ -65,6 +67,8 @@ class ConfigurationWatch:
         assert self._keeping is not None
         self._keeping.cancel()
         await asyncio.wait([self._keeping])
+        # A task that had no turn before it was cancelled has closed nothing.
+        await self._changes.__aexit__(None, None, None)
         self._failure()  # seen, so that it is not reported as never retrieved
 
     @overload
@@ -74,7 +78,7 @@ class ConfigurationWatch:
     def value(self, key: str, kind: Any, *, default: Any = MISSING) -> Any:
         """Return the value of a key as a `kind`, or `default` if it has none, as the repository's does.
 
-        Raises: NotFoundError; DataError; what ended the watching, such as NotOpenError.
+        Raises: NotFoundError; DataError; NotOpenError outside the block; what ended the watching.
         """
         self._check()
         for company in dict.fromkeys((self._company, None)):
@@ -87,7 +91,7 @@ class ConfigurationWatch:
     async def changed(self) -> None:
         """Wait until a value has changed since this was called.
 
-        Raises: what ended the watching, such as NotOpenError.
+        Raises: NotOpenError outside the block, also once it is left; what ended the watching.
         """
         self._check()
         news = self._news
@@ -99,11 +103,14 @@ class ConfigurationWatch:
         return None if keeping is None or not keeping.done() or keeping.cancelled() else keeping.exception()
 
     def _check(self) -> None:
+        if self._keeping is None or self._keeping.cancelled():
+            raise NotOpenError(
+                "this copy is kept inside its block alone: `async with ...watch() as configs`",
+                store="mongo",
+                operation=self._operation,
+            )
         if (error := self._failure()) is not None:
             raise error
-
-    def _watching(self) -> Changes:
-        return self._mongo.watch(self._collection, operation=self._operation)
 
     async def _keep(self, changes: Changes) -> None:
         """Follow the changes, and load all anew where that does not do."""

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 from uuid import UUID
 
-from multidb.errors import DataError, InvalidCursorError, MultiDBError
+from multidb.errors import DataError, InvalidCursorError, MultiDBError, NotOpenError
 from multidb.models.fields import utc_now
 from multidb.models.realtime_events import RealtimeEvent
 from multidb.repositories.append_only import AppendOnlyRepository
@@ -152,11 +152,12 @@ class Subscription(Listener):
         self._given: dict[UUID, datetime] = {}
         self._most_given = _PAGE
         self._news = asyncio.Event()
-        self._error: MultiDBError | None = None
+        self._error: MultiDBError | None = self._outside()
 
     async def __aenter__(self) -> Self:
         self._reached = utc_now()
         await self._feed.join(self, self._channels)
+        self._error = None
         try:
             if self._since is not None:
                 self._reading = self._since, None
@@ -172,6 +173,7 @@ class Subscription(Listener):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.fail(self._outside())
         await complete(self._feed.leave(self, self._channels))
 
     def __aiter__(self) -> Self:
@@ -215,6 +217,14 @@ class Subscription(Listener):
     def fail(self, error: MultiDBError) -> None:
         self._error = error
         self._news.set()
+
+    @staticmethod
+    def _outside() -> NotOpenError:
+        return NotOpenError(
+            "events come inside the block alone: `async with ...subscribe(...) as events`",
+            store="mongo",
+            operation="realtime_events.subscribe",
+        )
 
     def _is_new(self, event: RealtimeEvent) -> bool:
         """Tell whether an event was not given yet, and note that it is now."""

@@ -205,13 +205,32 @@ async def test_a_copy_of_what_the_oplog_has_lost_is_loaded_anew(db: MultiDB, mon
         await until(lambda: watch.value("a", int) == 3)
 
 
+async def open_cursors(db: MultiDB) -> int:
+    """Return how many cursors on the configurations the server keeps."""
+    namespace = f"{db.mongo.database.name}.dynamic_configurations"
+    pipeline = [{"$currentOp": {"idleCursors": True}}, {"$match": {"ns": namespace}}]
+    answer = await db.mongo.opened.admin.command({"aggregate": 1, "pipeline": pipeline, "cursor": {}})
+    return len(answer["cursor"]["firstBatch"])
+
+
 async def test_watching_leaves_nothing_behind_and_ends_with_the_database(multidb_settings: Settings):
     async with MultiDB(multidb_settings) as db:
-        before = asyncio.all_tasks()
+        before, cursors = asyncio.all_tasks(), await open_cursors(db)
         async with db.dynamic_configurations.watch():
             pass
         assert asyncio.all_tasks() == before
+        # Left before its task had a turn, the cursor is closed too.
+        assert await open_cursors(db) == cursors
         watch = db.dynamic_configurations.watch()
+        with pytest.raises(NotOpenError, match="inside its block"):
+            await watch.changed()
+        async with watch:
+            waiting = asyncio.create_task(watch.changed())
+            await asyncio.sleep(0)
+        with pytest.raises(NotOpenError, match="inside its block"):
+            await waiting
+        with pytest.raises(NotOpenError, match="inside its block"):
+            watch.value("a", int, default=1)
         await watch.__aenter__()
         waiting = asyncio.create_task(watch.changed())
         await asyncio.sleep(0)

@@ -199,9 +199,16 @@ async def test_it_ends_with_the_database(multidb_settings: Settings):
     with pytest.raises(NotOpenError):
         await waiting
     await events.__aexit__(None, None, None)
+    with pytest.raises(NotOpenError, match="inside the block"):
+        await anext(db.realtime_events.subscribe("a"))
     async with db, db.realtime_events.subscribe("a") as events:
         ids = await publish(db)
         assert await take(events, 1) == ids
+        waiting = asyncio.create_task(anext(events))
+        await asyncio.sleep(0)
+        await events.__aexit__(None, None, None)
+        with pytest.raises(NotOpenError, match="inside the block"):
+            await waiting
 
 
 async def test_what_a_subscription_cannot_be(db: MultiDB):
