@@ -206,9 +206,26 @@ def _text(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
+def _shown(value: Any) -> str:
+    try:
+        return _text(str(value))
+    except Exception as error:  # of whatever class it is
+        return f"<{type(value).__name__}, not to be shown: {type(error).__name__}>"
+
+
+def _is_moment(value: datetime) -> bool:
+    """Return whether UTC has this moment, which is how MongoDB keeps it."""
+    if value.tzinfo is not None:
+        try:
+            value.astimezone(UTC)
+        except OverflowError:
+            return False
+    return True
+
+
 def _key(key: Any) -> str:
     """Return a key that MongoDB takes for no operator and no path: `http.method` is `http_method`."""
-    text = _text(str(key)).replace("\0", "").replace(".", "_")
+    text = _shown(key).replace("\0", "").replace(".", "_")
     return f"_{text[1:]}" if text.startswith("$") else text
 
 
@@ -221,7 +238,9 @@ class _Plain:
 
     def of(self, value: Any, depth: int = 0) -> Any:  # noqa: PLR0911 - one a kind
         match value:
-            case None | bool() | float() | UUID() | datetime():
+            case None | bool() | float() | UUID():
+                return value
+            case datetime() if _is_moment(value):
                 return value
             case int() if -(2**63) <= value < 2**63:
                 return value
@@ -234,10 +253,7 @@ class _Plain:
                 return self._within({**vars(value), **masked}, value, depth)
             case Mapping() | list() | tuple() | set() | frozenset():
                 return self._within(value, value, depth)
-        try:
-            return _text(str(value))[:_LONGEST]
-        except Exception as error:  # of whatever class it is
-            return f"<{type(value).__name__}, not to be shown: {type(error).__name__}>"
+        return _shown(value)[:_LONGEST]
 
     def _within(self, values: Collection[Any], owner: object, depth: int) -> Any:
         if depth >= _DEEPEST or id(owner) in self._path:

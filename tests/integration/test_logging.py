@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
@@ -84,6 +85,8 @@ async def test_whatever_is_logged_is_stored(db: MultiDB, logger: logging.Logger)
             "keys": {1: {"a\0b": "\udcff"}, "http.method": "GET", "$where": 1},
             "loop": loop,
             "odd": Odd(),
+            "odd keys": {Odd(): 1},
+            "never": datetime.max.replace(tzinfo=timezone(-timedelta(hours=5))),
             "who": Person(name="Ada", city="London"),
             "user_id": "no id",
             "long": "x" * 200_000,
@@ -96,6 +99,8 @@ async def test_whatever_is_logged_is_stored(db: MultiDB, logger: logging.Logger)
     assert (context["path"], context["large"], context["set"]) == ("/a", str(2**70), [1])
     assert context["keys"] == {"1": {"ab": "\\udcff"}, "http_method": "GET", "_where": 1}
     assert context["odd"] == "<Odd, not to be shown: KeyError>"
+    assert context["odd keys"] == {"<Odd, not to be shown: KeyError>": 1}
+    assert context["never"] == "9999-12-31 23:59:59.999999-05:00"
     assert context["who"] == {"name": "[redacted]", "city": "London"}
     assert (context["user_id"], stored.user_id) == ("no id", None)
     assert len(context["long"]) == 100_000
