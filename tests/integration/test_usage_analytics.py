@@ -380,6 +380,23 @@ async def test_closing_stores_what_waits_and_opening_again_goes_on(multidb_setti
         assert (await db.usage_analytics.total("calls", HOUR, NOW)).count == 3
 
 
+async def test_closing_tries_until_mongodb_takes_it(
+    multidb_settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    async with MultiDB(multidb_settings) as db:
+        tallies = db.usage_analytics._tallies
+        advance = tallies._advance
+
+        async def fails(_: object) -> dict[int, MultiDBError]:
+            monkeypatch.setattr(tallies, "_advance", advance)
+            raise UnavailableError("it is away for a moment")
+
+        monkeypatch.setattr(tallies, "_advance", fails)
+        db.usage_analytics.record("calls")
+    async with MultiDB(multidb_settings) as db:
+        assert await db.usage_analytics.count(metric="calls", by="tally") == 1
+
+
 async def test_any_thread_may_record(db: MultiDB):
     def work() -> None:
         for _ in range(500):

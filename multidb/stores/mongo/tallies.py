@@ -25,6 +25,7 @@ from pymongo import UpdateOne
 from multidb.errors import AlreadyExistsError, ConstraintError, DataError, MultiDBError
 from multidb.settings import Settings
 from multidb.stores.mongo.documents import Document
+from multidb.stores.pauses import Pauses
 
 __all__ = ["Tallies", "advances"]
 
@@ -185,17 +186,29 @@ class Tallies:
         try:
             if self._changed:
                 async with asyncio.timeout(self._drain):
-                    await self.flush()
+                    await self._flush_surely()
         except (TimeoutError, MultiDBError) as error:
             with self._lock:
                 left = sum(tally.count - tally.stored for tally in self._changed.values())
-            _log.warning("%s: closed with %d records not stored: %s", self._operation, left, error)
+            problem = error if isinstance(error, MultiDBError) else "MongoDB did not take them in time"
+            _log.warning("%s: closed with %d records not stored: %s", self._operation, left, problem)
         finally:
             task = self._task
             self.forget()
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
+
+    async def _flush_surely(self) -> None:
+        """Flush, again while MongoDB is away. Raises: what another try would meet too."""
+        pauses = Pauses(0.1)
+        while True:
+            try:
+                return await self.flush()
+            except MultiDBError as error:
+                if not error.retryable:
+                    raise
+            await asyncio.sleep(pauses.next())  # nothing tells when MongoDB is back
 
     def forget(self) -> None:
         """Let go of an event loop that is gone; what was counted waits for the next."""
