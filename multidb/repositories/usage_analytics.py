@@ -86,7 +86,8 @@ class UsageAnalyticsRepository(MongoReader[UsageAnalytics]):
                 f"`amount` must be a whole number, from -{MOST:,} to {MOST:,}; choose the unit for that",
                 operation=operation,
             )
-        moment = time.time() if at is None else checked_moment(at, "at", operation).timestamp()
+        # Of a moment by its hour, which a float tells exactly.
+        moment = time.time() if at is None else begin(checked_moment(at, "at", operation), "hour").timestamp()
         hour = int(moment // _HOUR)
 
         def document() -> dict[str, Any]:
@@ -272,6 +273,8 @@ class UsageAnalyticsRepository(MongoReader[UsageAnalytics]):
         operation = self._operation("top")
         size = page_size(limit, operation)
         query = self._asked(metric, first, last, by, company_id, user_id, dimensions, operation)
+        if not isinstance(of, str):
+            raise DataError("`of` must be the name of a dimension, or of who it was", operation=operation)
         if of not in {"company_id", "user_id"}:
             validated(Series, {"metric": metric, "dimensions": {of: "value"}}, operation)
             of = f"dimensions.{of}"
@@ -312,6 +315,6 @@ class UsageAnalyticsRepository(MongoReader[UsageAnalytics]):
     def _whose(self, company_id: UUID | None, operation: str) -> UUID | None:
         """Return whose usage a call is about; None for everybody's."""
         tenant = self._resources.tenant(operation)
-        if tenant is not None and company_id not in {None, tenant}:
+        if tenant is not None and company_id not in (None, tenant):
             raise DataError("`company_id` is not the company of `db.tenant(...)`", operation=operation)
         return tenant or company_id

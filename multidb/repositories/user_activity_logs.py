@@ -16,7 +16,7 @@ from multidb.models.user_activity_logs import (
 from multidb.repositories.activity_pipelines import active, cohorts, distinct, funnel
 from multidb.repositories.logs import LogRepository
 from multidb.repositories.repository import known_values
-from multidb.repositories.windows import end, span, windows
+from multidb.repositories.windows import checked_length, end, span, windows
 
 __all__ = ["UserActivityLogRepository"]
 
@@ -81,13 +81,8 @@ class UserActivityLogRepository(LogRepository[UserActivityLog]):
         Source: MongoDB.
         """
         operation = self._operation("funnel")
-        if isinstance(steps, str) or not 1 <= len(steps) <= _MAX_STEPS:
-            raise DataError(f"`steps` must be 1 to {_MAX_STEPS} actions", operation=operation)
-        actions = [known_values(UserActivityLog, {"action": step}, operation)["action"] for step in steps]
-        if None in actions:
-            raise DataError("`steps` must be actions, and None is none", operation=operation)
-        if within < timedelta():
-            raise DataError("`within` must not be below zero", operation=operation)
+        actions = _actions(steps, operation)
+        checked_length(within, "within", operation)
         start, stop = span(first, last, "day", operation)
         query = _query(start, stop, None, operation)
         found = await self._aggregate(funnel(query, actions, within), operation)
@@ -120,6 +115,15 @@ class UserActivityLogRepository(LogRepository[UserActivityLog]):
 
     async def _aggregate(self, pipeline: list[dict[str, Any]], operation: str) -> list[dict[str, Any]]:
         return await self._resources.mongo.aggregate(self.collection, pipeline, operation=operation)
+
+
+def _actions(steps: Any, operation: str) -> list[Any]:
+    if isinstance(steps, str) or not isinstance(steps, Sequence) or not 1 <= len(steps) <= _MAX_STEPS:
+        raise DataError(f"`steps` must be a list of 1 to {_MAX_STEPS} actions", operation=operation)
+    actions = [known_values(UserActivityLog, {"action": step}, operation)["action"] for step in steps]
+    if None in actions:
+        raise DataError("`steps` must be actions, and None is none", operation=operation)
+    return actions
 
 
 def _starts(first: datetime, last: datetime, by: Period, operation: str) -> list[datetime]:

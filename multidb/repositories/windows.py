@@ -9,7 +9,17 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from multidb.errors import DataError
 
-__all__ = ["MAX_WINDOWS", "UNITS", "Unit", "begin", "checked_moment", "end", "span", "windows"]
+__all__ = [
+    "MAX_WINDOWS",
+    "UNITS",
+    "Unit",
+    "begin",
+    "checked_length",
+    "checked_moment",
+    "end",
+    "span",
+    "windows",
+]
 
 Unit: TypeAlias = Literal["minute", "hour", "day", "week", "month"]
 
@@ -17,6 +27,9 @@ UNITS: tuple[str, ...] = get_args(Unit)
 
 #: The most windows one answer may have.
 MAX_WINDOWS = 10_000
+
+#: Where the last window of each unit ends.
+_END = datetime.max.replace(tzinfo=UTC)
 
 _FIXED = {
     "minute": timedelta(minutes=1),
@@ -39,10 +52,11 @@ def begin(moment: datetime, unit: Unit) -> datetime:
 
 
 def end(start: datetime, unit: Unit) -> datetime:
-    """Return when the window that began at `start` ends, which is when the next begins."""
-    if unit == "month":
-        return (start + timedelta(days=31)).replace(day=1)
-    return start + _FIXED[unit]
+    """Return when the window that began at `start` ends, which is when the next begins, if there is one."""
+    try:
+        return (start + timedelta(days=31)).replace(day=1) if unit == "month" else start + _FIXED[unit]
+    except OverflowError:
+        return _END
 
 
 def windows(first: datetime, last: datetime, unit: Unit) -> Iterator[datetime]:
@@ -70,6 +84,13 @@ def span(first: Any, last: Any, unit: Unit, operation: str) -> tuple[datetime, d
             operation=operation,
         )
     return start, stop
+
+
+def checked_length(value: Any, name: str, operation: str, most: timedelta = timedelta.max) -> None:
+    """Raise: DataError if `value`, which the call names `name`, is no timedelta from zero to `most`."""
+    if not isinstance(value, timedelta) or not timedelta() <= value <= most:
+        bounds = "that is not below zero" if most == timedelta.max else f"from zero to {most.days} days"
+        raise DataError(f"`{name}` must be a timedelta {bounds}", operation=operation)
 
 
 def checked_moment(value: Any, name: str, operation: str) -> datetime:

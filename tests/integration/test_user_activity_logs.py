@@ -192,8 +192,10 @@ async def test_a_question_that_does_not_fit_is_refused(db: MultiDB):
         await activity.distinct_users(FIRST, NOW, action=5)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="windows"):
         await activity.retention(NOW - timedelta(days=500), NOW, by="day")
-    for steps in ([], ["a"] * 21, "visit", [None], [5]):
+    for steps in ([], ["a"] * 21, "visit", [None], [5], None, {"visit"}):
         with pytest.raises(DataError, match=r"steps|action"):
             await activity.funnel(steps, first=FIRST, last=NOW, within=timedelta(1))  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="within"):
-        await activity.funnel(["visit"], first=FIRST, last=NOW, within=timedelta(-1))
+    within: Any
+    for within in (timedelta(-1), "1h", None):
+        with pytest.raises(DataError, match="within"):
+            await activity.funnel(["visit"], first=FIRST, last=NOW, within=within)

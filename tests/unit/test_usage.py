@@ -1,11 +1,12 @@
 """Usage: what is recorded and asked for is checked before anything is stored or sent."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from multidb import DataError, MultiDB, Settings
+from multidb.repositories.windows import Unit, begin, end, windows
 
 SETTINGS = Settings(
     _env_file=None,
@@ -32,6 +33,7 @@ HOUR = NOW.replace(minute=0, second=0, microsecond=0) - timedelta(days=3)
         ({"at": "today"}, "at"),
         ({"at": NOW - timedelta(days=31)}, "at"),
         ({"at": NOW + timedelta(hours=3)}, "at"),
+        ({"at": datetime.max.replace(tzinfo=UTC)}, "at"),
         ({"company_id": "shop"}, "company_id"),
         ({"user_id": 7}, "user_id"),
         ({"endpoint": 7}, "endpoint"),
@@ -74,5 +76,15 @@ async def test_a_question_that_does_not_fit_is_refused(values: dict[str, Any], n
 
 
 async def test_shares_are_of_a_dimension() -> None:
-    with pytest.raises(DataError, match="dimension"):
-        await MultiDB(SETTINGS).usage_analytics.top("calls", HOUR, NOW, of="$where")
+    of: Any
+    for of in ("$where", 5, ["endpoint"]):
+        with pytest.raises(DataError, match="dimension"):
+            await MultiDB(SETTINGS).usage_analytics.top("calls", HOUR, NOW, of=of)
+
+
+def test_the_last_windows_end_with_the_calendar() -> None:
+    last = datetime.max.replace(tzinfo=UTC)
+    units: tuple[Unit, ...] = get_args(Unit)
+    for unit in units:
+        assert list(windows(last - timedelta(seconds=1), last, unit)) == [begin(last, unit)]
+        assert end(begin(last, unit), unit) == last
