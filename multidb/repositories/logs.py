@@ -9,17 +9,21 @@ from uuid import UUID
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
+from multidb.errors import DataError
 from multidb.models.emitted import Emitted
 from multidb.models.entity import Entity
 from multidb.repositories.append_only import AppendOnlyRepository
 from multidb.repositories.repository import (
     Resources,
     checked_class,
+    checked_id,
+    known_value,
     known_values,
     misdeclared,
     plain_type,
 )
 from multidb.repositories.snapshots import misfit, snapshot
+from multidb.repositories.windows import checked_moment
 from multidb.stores.mongo.documents import Encoded, encoded
 from multidb.stores.mongo.filtering import stored_name
 
@@ -97,6 +101,13 @@ class LogRepository(AppendOnlyRepository[ModelT]):
         """
         operation = self._operation("tail")
         values = known_values(self.model, equal, operation)
+        if since is not None:
+            if after is not None:
+                raise DataError("give `after` or `since`, not both", operation=operation)
+            moment = checked_moment(since, "since", operation)
+            since = known_value(self.model, self._moment, moment, operation)
+        if after is not None:
+            checked_id(after, operation, "after")
         company = self._company(operation)
         if company is not None and self.tenant is not None:
             values[self.tenant] = company
@@ -117,9 +128,10 @@ class LogRepository(AppendOnlyRepository[ModelT]):
     async def _from(self, since: datetime | None, after: UUID | None) -> dict[str, Any]:
         """Return the query of those that come after a moment, or after an entry."""
         if after is None:
+            # Cut to the millisecond, as the moments of entries are: what came after it is among them.
             return {self._moment: {"$gte": since}}
-        at = getattr(await self.fetch(after), self._moment)
-        return {"$or": [{self._moment: {"$gt": at}}, {self._moment: at, "_id": {"$gt": after}}]}
+        at, moment = getattr(await self.fetch(after), self._moment), stored_name(self._moment)
+        return {"$or": [{moment: {"$gt": at}}, {moment: at, "_id": {"$gt": after}}]}
 
     @property
     def _moment(self) -> str:

@@ -8,6 +8,7 @@ from multidb.models.page import Page
 from multidb.models.system_logs import LogLevel, SystemLog, SystemLogFields
 from multidb.repositories.logs import LogRepository
 from multidb.repositories.repository import known_values
+from multidb.repositories.windows import begin, checked_moment, end, windows
 
 __all__ = ["SystemLogRepository"]
 
@@ -46,6 +47,8 @@ class SystemLogRepository(LogRepository[SystemLog]):
         Source: MongoDB `system_logs`, index `message_text`; the cost grows with how many match.
         """
         operation = self._operation("search")
+        if not isinstance(text, str):
+            raise DataError("`text` must be a text", operation=operation)
         if not text.strip():
             raise DataError("`text` must hold a word", operation=operation)
         # The index is partial: it serves what says so in its own words.
@@ -69,36 +72,24 @@ class SystemLogRepository(LogRepository[SystemLog]):
         Source: MongoDB `system_logs`, by the index of `equal`; the cost grows with how many it counts.
         """
         operation = self._operation("per_minute")
-        first, last = (_minute(each, operation) for each in (since, until or datetime.now(UTC)))
+        moments = {"since": since, "until": datetime.now(UTC) if until is None else until}
+        first, last = (
+            begin(checked_moment(value, name, operation), "minute") for name, value in moments.items()
+        )
         if not 0 <= (last - first) / _MINUTE < _MOST_MINUTES:
             raise DataError(
                 f"`until` must be after `since`, and at most {_MOST_MINUTES:,} minutes", operation=operation
             )
-        within = {"timestamp": {"$gte": first, "$lt": last + _MINUTE}}
-        answer = await self._resources.mongo.command(
-            {
-                "aggregate": self.collection,
-                "pipeline": [
-                    {"$match": self._query([within], equal, operation)},
-                    {
-                        "$group": {
-                            "_id": {"$dateTrunc": {"date": "$timestamp", "unit": "minute"}},
-                            "count": {"$sum": 1},
-                        }
-                    },
-                ],
-                "cursor": {"batchSize": _MOST_MINUTES},
-                "maxTimeMS": int(self._resources.settings.mongo_timeout.total_seconds() * 1000),
-            },
+        stop = end(last, "minute")
+        within = {"timestamp": {"$gte": first, "$lt": stop}}
+        minute = {"$dateTrunc": {"date": "$timestamp", "unit": "minute"}}
+        found = await self._resources.mongo.aggregate(
+            self.collection,
+            [
+                {"$match": self._query([within], equal, operation)},
+                {"$group": {"_id": minute, "count": {"$sum": 1}}},
+            ],
             operation=operation,
         )
-        counted = {each["_id"]: each["count"] for each in answer["cursor"]["firstBatch"]}
-        minutes = (first + number * _MINUTE for number in range(round((last - first) / _MINUTE) + 1))
-        return {minute: counted.get(minute, 0) for minute in minutes}
-
-
-def _minute(moment: datetime, operation: str) -> datetime:
-    """Return the minute a moment is in."""
-    if moment.tzinfo is None:
-        raise DataError("give moments with their time zone", operation=operation)
-    return moment.astimezone(UTC).replace(second=0, microsecond=0)
+        counted = {each["_id"]: each["count"] for each in found}
+        return {minute: counted.get(minute, 0) for minute in windows(first, stop, "minute")}

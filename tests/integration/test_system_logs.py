@@ -87,9 +87,13 @@ async def test_by_text(filled: MultiDB):
     assert [each.message for each in phrase] == [ENTRIES[17].message]
     errors = await filled.system_logs.search("accepted", level=LogLevel.ERROR)
     assert list(errors) == [each for each in grave if "accepted" in each.message and each.level == "error"]
-    for wrong, problem in (({"text": "  "}, "word"), ({"text": "a", "level": "info"}, "warning, error")):
+    for wrong, problem in (
+        ({"text": "  "}, "word"),
+        ({"text": 5}, "text"),
+        ({"text": "a", "level": "info"}, "warning, error"),
+    ):
         with pytest.raises(DataError, match=problem):
-            await filled.system_logs.search(**wrong)  # type: ignore[arg-type]
+            await filled.system_logs.search(**wrong)
     since, c = NOON + timedelta(minutes=3), filled.system_logs.c
     page = await filled.system_logs.find(c.message.ilike("%REFUSED%"), c.timestamp > since, level="info")
     assert list(page) == [
@@ -115,11 +119,18 @@ async def test_per_minute_with_the_minutes_that_have_none(filled: MultiDB, equal
 
 async def test_per_minute_of_what_makes_no_sense(db: MultiDB):
     logs = db.system_logs
-    with pytest.raises(DataError, match="time zone"):
-        await logs.per_minute(since=datetime(2026, 1, 1))  # noqa: DTZ001
+    wrong: Any
+    for wrong in (datetime(2026, 1, 1), "today"):  # noqa: DTZ001
+        with pytest.raises(DataError, match="`since` must be a datetime that knows its time zone"):
+            await logs.per_minute(since=wrong)
+    last = datetime.max.replace(tzinfo=UTC)
+    assert list((await logs.per_minute(since=last, until=last)).values()) == [0]
     for until in (NOON - timedelta(minutes=1), NOON + timedelta(days=7)):
         with pytest.raises(DataError, match="10,000"):
             await logs.per_minute(since=NOON, until=until)
     with pytest.raises(DataError, match="`color`"):
         await logs.per_minute(since=NOON, until=NOON, color="red")
     assert await logs.per_minute(since=NOON, until=NOON) == {NOON: 0}
+    async with db.mongo_transaction():
+        await logs.append(SystemLog(level=LogLevel.INFO, service="api", message="x", timestamp=NOON))
+        assert await logs.per_minute(since=NOON, until=NOON) == {NOON: 1}

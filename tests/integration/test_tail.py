@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from multidb import LogLevel, MultiDB, NotFoundError, NotOpenError, SystemLog, uuid7
+from multidb import DataError, LogLevel, MultiDB, NotFoundError, NotOpenError, SystemLog, uuid7
 from multidb.settings import Settings
 
 from .relay import mongo_relay
@@ -91,6 +91,15 @@ async def test_from_a_moment_or_an_entry_it_tells_what_is_stored_first(db: Multi
     assert await some(3, after=stored[39].id, level="error", service="tail") == ["40", "41", "42"]
     with pytest.raises(NotFoundError):
         await some(1, after=uuid7())
+    wrong: dict[str, Any]
+    for wrong, match in (
+        ({"since": start, "after": stored[0].id}, "not both"),
+        ({"since": "yesterday"}, "`since`"),
+        ({"since": datetime(2026, 1, 1)}, "`since`"),  # noqa: DTZ001
+        ({"after": "x"}, "`after` must be a UUID"),
+    ):
+        with pytest.raises(DataError, match=match):
+            await some(1, **wrong)
 
 
 async def test_between_what_is_stored_and_what_comes_nothing_is_missed_or_repeated(db: MultiDB):
