@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, TypeVar, overload
 from uuid import UUID
 
-from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from multidb.errors import DataError, InvalidCursorError, NotFoundError, NotOpenError
 from multidb.stores.mongo.changes import Change, Changes
@@ -176,9 +176,13 @@ def _entry(document: Document) -> _Entry:
 
 
 def decoded_value(key: str, value: Any, kind: Any, operation: str) -> Any:
-    """Return a stored value as a `kind`. Raises: DataError that names the key."""
+    """Return a stored value as a `kind`. Raises: DataError that names the key, or what is no kind."""
     try:
-        return _adapter(kind).validate_python(value)
+        adapter = _adapter(kind)
+    except (PydanticUserError, TypeError) as error:
+        raise DataError(f"`kind`: {kind!r} is no type that pydantic reads", operation=operation) from error
+    try:
+        return adapter.validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(part) for part in (key, *first["loc"]))
@@ -187,7 +191,4 @@ def decoded_value(key: str, value: Any, kind: Any, operation: str) -> Any:
 
 @lru_cache(maxsize=256)
 def _adapter(kind: Any) -> TypeAdapter[Any]:
-    try:
-        return TypeAdapter(kind)
-    except PydanticSchemaGenerationError as error:
-        raise DataError(f"`{kind!r}` is no type that pydantic reads") from error
+    return TypeAdapter(kind)

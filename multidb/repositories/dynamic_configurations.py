@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar, overload
 from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from pydantic_core import to_jsonable_python
 
 from multidb.errors import AlreadyExistsError, ConflictError, DataError, NotFoundError
 from multidb.models.dynamic_configurations import (
@@ -22,7 +22,7 @@ from multidb.models.ids import uuid7
 from multidb.repositories.collection_effects import ConfigurationEffects
 from multidb.repositories.configuration_watch import MISSING, ConfigurationWatch, decoded_value
 from multidb.repositories.mongo_reader import MongoReader
-from multidb.repositories.repository import checked_id
+from multidb.repositories.repository import check_expected, checked_id
 from multidb.stores.mongo.documents import Document, decoded, encoded
 from multidb.stores.mongo.errors import ID_ALONE, Unique
 
@@ -97,8 +97,7 @@ class DynamicConfigurationRepository(MongoReader[DynamicConfiguration]):
         value has no JSON, or takes more than 100,000 bytes.
         """
         operation = self._operation("set")
-        if version is not None and (type(version) is not int or not 0 <= version < 2**63):
-            raise DataError("`version` must be a whole number from 0", operation=operation)
+        check_expected(version, operation)
         query = self._own(key, operation)
         if version is not None:
             query["version"] = version
@@ -115,9 +114,15 @@ class DynamicConfigurationRepository(MongoReader[DynamicConfiguration]):
                 )
             except AlreadyExistsError as error:
                 # Another call made it meanwhile; or it is there, in another version.
+                in_transaction = self._resources.mongo.transactions.current() is not None
+                if version == 0 and in_transaction:
+                    # The server has ended it, and nothing more can be asked there.
+                    raise ConflictError(
+                        f"`{key}` has a version by now", store="mongo", operation=operation
+                    ) from error
                 if version == 0:
                     raise await self._overtaken(key, operation) from error
-                if self._resources.mongo.transactions.current() is not None or attempt == _TRIES:
+                if in_transaction or attempt == _TRIES:
                     raise
             else:
                 if document is None:
@@ -135,6 +140,8 @@ class DynamicConfigurationRepository(MongoReader[DynamicConfiguration]):
         Raises: NotFoundError if the history has no such version; ConflictError.
         """
         operation = self._operation("rollback")
+        if type(to) is not int:
+            raise DataError("`to` must be the number of a version", operation=operation)
         entry = await self.by_key(key)
         for past in () if entry is None else entry.history:
             if past.version == to:
@@ -152,6 +159,7 @@ class DynamicConfigurationRepository(MongoReader[DynamicConfiguration]):
         Raises: ConflictError if `version` is given and the key has another by now.
         """
         operation = self._operation("remove")
+        check_expected(version, operation)
         query = self._own(key, operation)
         if version is not None:
             query["version"] = version
@@ -249,7 +257,9 @@ def _stored(key: str, value: Any, by: str | None, operation: str) -> Document:
     """Return a version to be, without its number. Raises: DataError."""
     try:
         plain = to_jsonable_python(value, inf_nan_mode="constants")
-    except PydanticSerializationError as error:
+    except (
+        ValueError
+    ) as error:  # as pydantic's own is, that of bytes which are no text, and of what is endless
         raise DataError(f"the value of `{key}` has no JSON", operation=operation) from error
     try:
         version = ConfigurationVersion(version=1, value=plain, set_at=utc_now(), set_by=by)

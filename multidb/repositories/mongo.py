@@ -21,6 +21,7 @@ from multidb.repositories.mongo_reader import MongoReader
 from multidb.repositories.repository import (
     Resources,
     changed_values,
+    check_expected,
     check_fence,
     check_version,
     checked_class,
@@ -133,6 +134,7 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
         """
         operation = self._operation("update")
         checked_id(id, operation)
+        check_expected(version, operation)
         company = self._company(operation)
         values = self._changed(changes, fields, operation, company)
         query: Query = {"_id": id} if version is None else {"_id": id, "version": version}
@@ -193,6 +195,7 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
         """
         operation = self._operation("delete")
         checked_id(id, operation)
+        check_expected(version, operation)
         company = self._company(operation)
         query: Query = {"_id": id} if version is None else {"_id": id, "version": version}
         deleted = await self._resources.mongo.delete_one(
@@ -352,12 +355,13 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
 
     def _index(self, on: str | Sequence[str], operation: str) -> tuple[str, ...]:
         """Return the fields of the unique index an upsert finds by. Raises: DataError if there is none."""
-        names = (on,) if isinstance(on, str) else tuple(on)
+        names = (on,) if isinstance(on, str) or not isinstance(on, Sequence) else tuple(on)
         for fields in self._unique.values():
             if set(fields) == set(names):
                 return fields
         raise DataError(
-            f"`on`: no unique index of `{self.collection}` is about {', '.join(names)}", operation=operation
+            f"`on`: no unique index of `{self.collection}` is about {', '.join(map(str, names))}",
+            operation=operation,
         )
 
     async def _explain_miss(

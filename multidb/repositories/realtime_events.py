@@ -17,6 +17,7 @@ from multidb.repositories.collection_effects import EventEffects
 from multidb.repositories.event_feed import EventFeed, Listener
 from multidb.repositories.paging import Place
 from multidb.repositories.repository import Resources, checked_id, known_value
+from multidb.repositories.windows import checked_length
 from multidb.stores.completion import complete
 from multidb.stores.mongo.documents import Document
 
@@ -31,6 +32,8 @@ _QUEUED = 1000
 #: By how much events may be stored in another order than their timestamps have, at most: clocks that
 #: differ, and writes that take long.
 _OVERLAP = timedelta(seconds=5)
+#: And the longest that one may say.
+_MAX_OVERLAP = timedelta(days=366)
 
 
 class RealtimeEventRepository(AppendOnlyRepository[RealtimeEvent]):
@@ -85,6 +88,8 @@ class RealtimeEventRepository(AppendOnlyRepository[RealtimeEvent]):
         operation = self._operation("subscribe")
         if not channels:
             raise DataError("name one channel or more", operation=operation)
+        if None in channels:
+            raise DataError("`channels` must be texts, and None is none", operation=operation)
         names = {str(known_value(RealtimeEvent, "channel", each, operation)) for each in channels}
         if after is not None and since is not None:
             raise DataError("give `after` or `since`, not both", operation=operation)
@@ -92,8 +97,7 @@ class RealtimeEventRepository(AppendOnlyRepository[RealtimeEvent]):
             checked_id(after, operation, "after")
         if since is not None:
             since = known_value(RealtimeEvent, "timestamp", since, operation)
-        if overlap < timedelta(0):
-            raise DataError("`overlap` must be zero or more", operation=operation)
+        checked_length(overlap, "overlap", operation, _MAX_OVERLAP)
         return Subscription(self, self._feed, sorted(names), after=after, since=since, overlap=overlap)
 
     async def _last_seen(self, id: UUID) -> RealtimeEvent:

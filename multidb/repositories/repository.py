@@ -27,6 +27,7 @@ __all__ = [
     "Repository",
     "Resources",
     "changed_values",
+    "check_expected",
     "check_fence",
     "check_version",
     "checked_class",
@@ -284,6 +285,12 @@ def check_version(version: int, operation: str) -> None:
     """Raise: DataError if `version` is no number that a document can be put at."""
     if type(version) is not int or not 1 <= version < 2**63:
         raise DataError("`version` must be a whole number from 1", operation=operation)
+
+
+def check_expected(version: int | None, operation: str) -> None:
+    """Raise: DataError if `version` is no number that what is stored may have; None is whatever it has."""
+    if version is not None and (type(version) is not int or not 0 <= version < 2**63):
+        raise DataError("`version` must be a whole number from 0", operation=operation)
 
 
 def checked_class(model: type[BaseModel], value: object, operation: str) -> None:

@@ -25,6 +25,10 @@ from .relay import mongo_relay
 pytestmark = pytest.mark.mongo
 
 
+ENDLESS: list[object] = []
+ENDLESS.append(ENDLESS)
+
+
 class Limits(BaseModel):
     uploads: int
     kinds: list[str] = []
@@ -60,6 +64,8 @@ async def test_a_value_is_of_the_type_asked_for_or_refused_by_its_key(db: MultiD
         ("a..b", 1, "a key is"),
         ("a", None, "null"),
         ("a", object(), "JSON"),
+        ("a", b"\xff", "JSON"),
+        ("a", ENDLESS, "JSON"),
         ("a", "x" * 200_000, "bytes"),
         ("a", {"$set": 1}, "value"),
     ],
@@ -116,6 +122,18 @@ async def test_a_rollback_is_a_version_of_its_own(db: MultiDB):
         await configs.rollback("a", to=1)
     with pytest.raises(ConflictError):
         await configs.rollback("a", to=50, version=7)
+    wrong: Any
+    for wrong in ("1", True, 1.0):
+        with pytest.raises(DataError, match="`to`"):
+            await configs.rollback("a", to=wrong)
+        with pytest.raises(DataError, match="`version`"):
+            await configs.remove("a", version=wrong)
+    for wrong in ([], 5):
+        with pytest.raises(DataError, match="`kind`"):
+            await configs.value("a", wrong)
+    with pytest.raises(ConflictError):
+        async with db.mongo_transaction():
+            await configs.set("a", 1, version=0)
     assert await configs.remove("a")
     assert not await configs.remove("a")
     assert await configs.history("a") == ()

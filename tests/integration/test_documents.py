@@ -139,6 +139,15 @@ async def test_an_upsert_changes_what_was_given_and_no_more(
     assert caught.value.columns == ("id",)
     with pytest.raises(DataError, match="`on`: no unique index of `papers` is about title"):
         await papers.upsert(NewPaper(), on="title")
+    wrong: Any
+    for wrong in (5, [5], None):
+        with pytest.raises(DataError, match="`on`: no unique index"):
+            await papers.upsert(NewPaper(), on=wrong)
+    for wrong in ("1", True, 1.0, -1):
+        with pytest.raises(DataError, match="`version`"):
+            await papers.update(first.id, number=1, version=wrong)
+        with pytest.raises(DataError, match="`version`"):
+            await papers.delete(first.id, version=wrong)
 
 
 async def test_put_keeps_the_latest_in_whatever_order_it_is_told(db: MultiDB, papers: Papers):

@@ -220,6 +220,9 @@ async def test_what_a_subscription_cannot_be(db: MultiDB):
         (("a",), {"after": "x"}, "UUID"),
         (("a",), {"since": "yesterday"}, "timestamp"),
         (("a",), {"overlap": timedelta(-1)}, "overlap"),
+        (("a",), {"overlap": "5s"}, "overlap"),
+        (("a",), {"overlap": timedelta.max}, "overlap"),
+        ((None,), {}, "channel"),
     ):
         with pytest.raises(DataError, match=match):
             subscribe(*channels, **options)
