@@ -160,6 +160,18 @@ def test_what_it_left_itself_is_its_own_when_it_comes_back(tmp_path: Path):
     assert chunk.segment.own
 
 
+def test_what_was_stored_is_not_given_again_when_it_comes_back(tmp_path: Path):
+    first = spill(tmp_path)
+    first.write(documents(3))
+    chunk = first.next(most=60)
+    assert chunk is not None
+    assert len(chunk.documents) < 3
+    first.finish(chunk)
+    first.close()
+    first.claim()
+    assert [*chunk.documents, *drained(first)] == documents(3)
+
+
 def test_a_killed_process_leaves_what_it_wrote_to_the_next(tmp_path: Path):
     script = """
 import sys

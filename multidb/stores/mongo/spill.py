@@ -62,7 +62,8 @@ class Spill:
         self._active: Segment | None = None
         #: Those to be replayed, the oldest first.
         self._sealed: list[Segment] = []
-        self._made: set[Path] = set()
+        #: What this process wrote, and how much of it has been stored.
+        self._made: dict[Path, int] = {}
 
     @property
     def waiting(self) -> bool:
@@ -122,6 +123,8 @@ class Spill:
         """Leave what waits to whoever claims it next."""
         with self._lock:
             for segment in self._segments():
+                if segment.own:
+                    self._made[segment.path] = segment.done
                 os.close(segment.descriptor)
             self._active = None
             self._sealed.clear()
@@ -164,7 +167,7 @@ class Spill:
                 os.close(descriptor)
                 path.unlink(missing_ok=True)
                 raise
-            self._made.add(path)
+            self._made[path] = len(_MAGIC)
             return Segment(path, descriptor, own=True, size=len(_MAGIC))
 
     def _claimed(self, path: Path) -> Segment | None:
@@ -175,7 +178,8 @@ class Spill:
         if not _locked(descriptor):
             os.close(descriptor)
             return None
-        return Segment(path, descriptor, own=path in self._made, size=os.fstat(descriptor).st_size)
+        size, done = os.fstat(descriptor).st_size, self._made.get(path)
+        return Segment(path, descriptor, own=done is not None, size=size, done=done or len(_MAGIC))
 
     def _read(self, segment: Segment, most: int) -> Chunk:
         """Return the next records. Raises: _Altered if what comes next is no record."""
@@ -209,7 +213,7 @@ class Spill:
         segment.path.unlink(missing_ok=True)
         self._sealed.remove(segment)
         os.close(segment.descriptor)
-        self._made.discard(segment.path)
+        self._made.pop(segment.path, None)
 
     def _set_aside(self, segment: Segment) -> None:
         kept = segment.path.with_suffix(".damaged")
