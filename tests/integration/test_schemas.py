@@ -53,6 +53,12 @@ class TestWhatIsThere:
             {"options": {"capped": True, "size": 4096, "max": 10}},
             {"options": {"collation": {"locale": "en", "strength": 2}}, "indexes": [AGE]},
             {"options": {"changeStreamPreAndPostImages": {"enabled": True}}},
+            {"options": {"changeStreamPreAndPostImages": {"enabled": False}}},
+            {"options": {"clusteredIndex": {"key": {"_id": 1}, "unique": True, "name": "by_id"}}},
+            {
+                "options": {"collation": {"locale": "fr"}},
+                "indexes": [{**AGE, "collation": {"locale": "simple"}}],
+            },
             {"retention": {"field": "at", "default": None}},
             {"retention": {"field": "at", "default": "12h"}, "indexes": [AGE]},
             {
@@ -184,6 +190,11 @@ class TestDrift:
                 {"options": {"capped": True, "size": 4096}},
                 {"options": {"capped": True, "size": 8192}},
                 "`size` is 4096, not 8192; it is changed; the oldest documents may be deleted",
+            ),
+            (
+                {"options": {"capped": True, "size": 4096, "max": 10}},
+                {"options": {"capped": True, "size": 4096}},
+                "`max` is 10",
             ),
         ],
     )

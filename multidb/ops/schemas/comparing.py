@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from multidb.ops.schemas.differences import Difference
-from multidb.ops.schemas.files import CollectionSchema
+from multidb.ops.schemas.files import FOREVER, CollectionSchema
 from multidb.ops.schemas.indexes import different_indexes, expected_indexes, spoken
 from multidb.ops.schemas.obstacles import Misfits
 from multidb.ops.schemas.server import Command, Standing
@@ -61,7 +61,9 @@ def _version(standing: Standing) -> int:
 
 
 def _different_options(schema: CollectionSchema, standing: Standing) -> Iterator[Difference]:
-    wanted, there = schema.options.specification(), standing.options
+    wanted = schema.options.specification()
+    # What `cappedMax: 0` takes off, the server lists as the greatest there is.
+    there = {word: value for word, value in standing.options.items() if (word, value) != ("max", FOREVER)}
     for name in type(schema.options).model_fields:
         if _covers(wanted.get(name), there.get(name)):
             continue
@@ -89,6 +91,8 @@ def _option_change(collection: str, name: str, wanted: Mapping[str, Any]) -> Com
 
 def _covers(wanted: object, there: object) -> bool:
     """Tell whether what stands there has all that is wanted; the server adds what was left open."""
+    if isinstance(wanted, dict) and not any(wanted.values()):
+        wanted = None  # `{"enabled": false}` is not listed
     if isinstance(wanted, dict) and isinstance(there, Mapping):
         return all(_covers(value, there.get(key)) for key, value in wanted.items())
     return wanted == there or (not wanted and not there)

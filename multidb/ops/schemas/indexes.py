@@ -78,6 +78,8 @@ def _listed(index: IndexSchema, schema: CollectionSchema) -> dict[str, Any]:
     listed = index.listed()
     if schema.options.collation is not None:
         listed.setdefault("collation", schema.options.collation)
+    if listed.get("collation", {}).get("locale") == "simple":
+        del listed["collation"]  # by bytes, which the server lists as none
     return listed
 
 

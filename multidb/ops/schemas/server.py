@@ -116,7 +116,8 @@ class Server:
             index["name"]: {name: value for name, value in index.items() if name not in _ITS_OWN}
             for index in answer["cursor"]["firstBatch"]
             # One that is being built, by a client that was killed as well, has its name further inside.
-            if "buildUUID" not in index and index["name"] != "_id_"
+            # And that of a clustered collection is its option.
+            if "buildUUID" not in index and index["name"] != "_id_" and not index.get("clustered")
         }
 
 
