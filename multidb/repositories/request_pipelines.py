@@ -12,6 +12,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+from multidb.models.usage_analytics import MOST
+
 __all__ = ["PERCENTILES", "from_logs", "from_rollups", "hourly", "middle", "stats"]
 
 Pipeline: TypeAlias = list[dict[str, Any]]
@@ -39,7 +41,8 @@ def hourly(query: Mapping[str, Any]) -> Pipeline:
     named = {name: f"${name}" for name in ("service", "method", "endpoint")}
     hundreds = {"$toString": {"$toInt": {"$floor": {"$divide": ["$status", 100]}}}}
     dimensions = {**named, "status": {"$concat": [hundreds, "xx"]}}
-    micro = {"$toLong": {"$round": {"$multiply": ["$duration_ms", 1000]}}}
+    # A clock that went wrong must not keep all the others from being added up.
+    micro = {"$toLong": {"$round": {"$min": [{"$multiply": ["$duration_ms", 1000]}, MOST]}}}
     return [
         {"$match": query},
         {"$set": {"duration_us": micro}},

@@ -184,6 +184,15 @@ async def test_a_rollup_may_run_twice_and_takes_what_came_late(db: MultiDB):
     assert (await db.api_request_logs.total(old, last, by="day", rolled=True)).requests == 5
 
 
+async def test_a_duration_that_cannot_be_keeps_no_other_from_being_added_up(db: MultiDB):
+    at = begin(NOW, "hour")
+    # Nanoseconds since 1970, as of a clock that was not subtracted from.
+    await store(db, [request(at, 1.8e18), request(at, 2)])
+    await db.api_request_logs.rollup()
+    total = await db.api_request_logs.total(at, at + timedelta(hours=1), rolled=True)
+    assert (total.requests, total.min_ms, total.max_ms) == (2, 2, 1e9)
+
+
 async def test_what_is_rolled_up_outlives_its_logs(db: MultiDB):
     at = begin(NOW, "hour")
     await store(db, [request(at, 1) for _ in range(3)])
