@@ -47,13 +47,16 @@ class EventFeed:
 
         Raises: UnavailableError.
         """
+        loop = asyncio.get_running_loop()
+        if self._following is not None and self._following.get_loop() is not loop:
+            # That loop ended without leaving it, and whoever listened there is gone.
+            self._following, self._changing = None, asyncio.Lock()
+            self._listeners.clear()
         async with self._changing:
             if self._following is None or self._following.done():
                 changes = await self._watching().__aenter__()
                 # In a context of its own: whoever comes first may be in a transaction.
-                self._following = asyncio.get_running_loop().create_task(
-                    self._follow(changes), context=Context()
-                )
+                self._following = loop.create_task(self._follow(changes), context=Context())
             for channel in channels:
                 self._listeners[channel].add(listener)
 

@@ -211,6 +211,16 @@ async def test_it_ends_with_the_database(multidb_settings: Settings):
             await waiting
 
 
+async def test_a_loop_that_is_gone_keeps_nobody_waiting(db: MultiDB):
+    gone = asyncio.new_event_loop()
+    # What followed there will never be done.
+    db.realtime_events._feed._following = gone.create_future()  # type: ignore[assignment]
+    gone.close()
+    async with db.realtime_events.subscribe("a") as events:
+        ids = await publish(db)
+        assert await take(events, 1) == ids
+
+
 async def test_what_a_subscription_cannot_be(db: MultiDB):
     subscribe: Any = db.realtime_events.subscribe
     for channels, options, match in (
