@@ -24,7 +24,7 @@ _NAMES = frozenset(
     passportnumber postaladdress privatekey secretkey sessionid sessionkey signingkey streetaddress taxid
     """.split()  # noqa: SIM905
 )
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_A-Za-z]+")
 
 _NUMBERS = frozenset({int, float})
 _MAY_HOLD = frozenset({str, dict, list})
@@ -53,15 +53,14 @@ class Redactor:
     """
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
-        own = frozenset("".join(_words(key)) for key in keys)
+        names = _NAMES | {"".join(_words(key)) for key in keys}
 
         @lru_cache(maxsize=4096)
         def is_secret(key: str) -> bool:
             words = _words(key)
-            last = words[-1] if words else ""
-            singular = last if last.endswith("ss") else last.removesuffix("s")
-            named = {last, singular, "".join([*words[-2:-1], singular]), "".join(words)}
-            return not named.isdisjoint(_NAMES | own)
+            ends = {"".join(words[place:]) for place in range(len(words))}
+            singular = {end if end.endswith("ss") else end.removesuffix("s") for end in ends}
+            return not (ends | singular).isdisjoint(names)
 
         self._is_secret = is_secret
 

@@ -52,6 +52,11 @@ def test_an_application_adds_its_own_keys():
         "TaxFile": REDACTED,
         "file": "3",
     }
+    # Of however many words, at the end of a key as the others; and of whatever script.
+    own = redacted(
+        {"users_tax_file_numbers": "1", "имя": "2", "старый_пароль": "3"}, "tax_file_number", "пароль"
+    )
+    assert own == {"users_tax_file_numbers": REDACTED, "имя": "2", "старый_пароль": REDACTED}
 
 
 @pytest.mark.parametrize(
