@@ -117,6 +117,7 @@ class _Compiled:
             raise self._unfit(str(error), operation) from error
         counted = {name: self._counted(keyword) for name, keyword in cls.VALIDATORS.items()}
         counted["pattern"] = _pattern
+        counted["uniqueItems"] = _unique
         self._validator: Validator = extend(cls, counted)(  # type: ignore[no-untyped-call]
             form.definition, registry=Registry(), format_checker=_formats(cls.FORMAT_CHECKER)
         )
@@ -199,6 +200,23 @@ def _pattern(_: Validator, pattern: str, instance: Any, __: Any) -> Iterator["Va
 
     if isinstance(instance, str) and not _searcher(pattern)(instance):
         yield ValidationError("does not match")
+
+
+def _unique(_: Validator, wanted: bool, instance: Any, __: Any) -> Iterator["ValidationError"]:
+    """Yield an error if an item is there twice. The library's own compares each with all others."""
+    from jsonschema.exceptions import ValidationError
+
+    if wanted and isinstance(instance, list) and len(set(map(_hashable, instance))) < len(instance):
+        yield ValidationError("has an item twice")
+
+
+def _hashable(value: Any) -> object:
+    """Return what is equal for values that JSON Schema has equal: 1 and 1.0 are, 1 and true are not."""
+    if isinstance(value, Mapping):
+        return frozenset((name, _hashable(each)) for name, each in value.items())
+    if isinstance(value, list):
+        return tuple(map(_hashable, value))
+    return (bool, value) if isinstance(value, bool) else value
 
 
 def _formats(known: "FormatChecker") -> "FormatChecker":
