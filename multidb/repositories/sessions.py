@@ -25,7 +25,8 @@ from multidb.repositories.session_use import (
 
 __all__ = ["SessionRepository"]
 
-#: How many tokens of one session may be in use at a time: those rotated anew within their grace.
+#: How many tokens of one session may be in use at a time: those rotated anew within their grace. Of those
+#: whose grace is over the oldest makes room.
 _MAX_TOKENS = 16
 
 _log = logging.getLogger("multidb.sessions")

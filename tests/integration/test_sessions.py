@@ -43,8 +43,8 @@ async def age(db: MultiDB, session: Session, by: timedelta) -> None:
     key, ms = key_of(db, session), -int(by.total_seconds() * 1000)
     held: dict[Any, Any] = await db.redis.client.hgetall(key)
     for field, value in held.items():
-        if field == b"seen" or (field.startswith(b"token:") and value != b"0"):
-            await db.redis.client.hincrby(key, field, ms)
+        if field == b"seen" or field.startswith(b"token:"):
+            await db.redis.client.hincrby(key, field, -ms if int(value) < 0 else ms if int(value) else 0)
     await db.redis.client.zincrby(index_of(db, session.user_id), ms, str(session.id))
 
 
@@ -439,6 +439,15 @@ async def test_tokens_in_use_have_a_limit(db: MultiDB):
         for _ in range(20):
             await db.sessions.rotate(old)
     assert await db.sessions.get(old) == session
+
+
+async def test_tokens_that_nobody_kept_do_not_use_up_the_limit(db: MultiDB):
+    """Of two requests that met, one answer is kept."""
+    token, session = await db.sessions.create(uuid7())
+    for _ in range(20):
+        _, (token, _) = await asyncio.gather(db.sessions.rotate(token), db.sessions.rotate(token))
+        await age(db, session, 2 * db.settings.session_grace)
+    assert await db.sessions.get(token) is not None
 
 
 # --- their history

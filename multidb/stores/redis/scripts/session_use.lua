@@ -12,7 +12,8 @@
 -- and the moments it began, was last used and ends at the latest, in Unix milliseconds; 1 if this was
 -- its first touch; and the sessions found expired, each as its id and the moment it ended. The word
 -- is 'live'; 'reused' if the token had been rotated and its time was over, which has ended the
--- session; or 'crowded' if there may be no new token.
+-- session; or 'crowded' if there may be no new token. Of several that took the place of one, who holds
+-- the session may use one only: where there are too many, the oldest goes.
 -- Uses shared/sessions.lua
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -23,24 +24,32 @@ end
 
 if ARGV[5] ~= '' then
   local fields = redis.call('HGETALL', KEYS[2])
-  local count = 0
+  local count, oldest, issued = 0, nil, now
   for i = 1, #fields, 2 do
-    if fields[i]:sub(1, 6) == 'token:' then
-      if fields[i + 1] ~= '0' and tonumber(fields[i + 1]) <= now then
-        redis.call('HDEL', KEYS[2], fields[i])
+    local field, moment = fields[i], tonumber(fields[i + 1])
+    if field:sub(1, 6) == 'token:' then
+      if moment > 0 and moment <= now then
+        redis.call('HDEL', KEYS[2], field)
       else
         count = count + 1
+        local another = moment <= 0 and -moment < now - ARGV[6] and field ~= 'token:' .. ARGV[2]
+        if another and -moment < issued then
+          oldest, issued = field, -moment
+        end
       end
     end
   end
   if count >= tonumber(ARGV[7]) then
-    opened[1] = 'crowded'
-    return opened
+    if not oldest then
+      opened[1] = 'crowded'
+      return opened
+    end
+    redis.call('HDEL', KEYS[2], oldest)
   end
-  if retires == '0' then
+  if tonumber(retires) <= 0 then
     redis.call('HSET', KEYS[2], 'token:' .. ARGV[2], now + ARGV[6])
   end
-  redis.call('HSET', KEYS[2], 'token:' .. ARGV[5], 0)
+  redis.call('HSET', KEYS[2], 'token:' .. ARGV[5], -now)
 end
 
 touch_session(KEYS[1], KEYS[2], ARGV[1], now, ARGV[3], tonumber(ARGV[4]), opened)

@@ -1,8 +1,8 @@
 -- Sessions. What is in the index is live, and nothing else. Moments are in Unix milliseconds.
 
 -- Check a token. Returns nil if the session has ended; else what `session_use.lua` returns, of a session
--- that is not touched, and until when the token is good, '0' for as long as the session. One that
--- had been rotated and whose time is over, ends the session.
+-- that is not touched, and the moment that is held of the token. One that had been rotated and whose
+-- time is over, ends the session.
 local function open_session(index, session, id, digest, now)
   local score = redis.call('ZSCORE', index, id)
   if not score or tonumber(score) <= now then
@@ -13,9 +13,10 @@ local function open_session(index, session, id, digest, now)
   if not about then
     return nil
   end
-  -- A token has 0 while it is current, and after that the moment until which it may be used. Those
-  -- whose time is over are forgotten, so one that is not there is such a one.
-  if not retires or (retires ~= '0' and tonumber(retires) <= now) then
+  -- While a token is current, minus the moment it was issued, 0 for the first; after that the moment
+  -- until which it may be used. Those whose time is over are forgotten, so one that is not there is
+  -- such a one.
+  if not retires or (tonumber(retires) > 0 and tonumber(retires) <= now) then
     redis.call('ZREM', index, id)
     redis.call('DEL', session)
     return {'reused', now, about, created, seen, ends, 0, {}}
