@@ -132,7 +132,9 @@ class Field(Generic[T]):
         """Be equal to one of `values`; None among them stands for null."""
         if isinstance(values, str | bytes):
             raise DataError(f"`{self.name}.in_` takes several values, not one text")
-        return self._compared("in", tuple(values))
+        # A set has another order in another process, which would not know a cursor of this one's.
+        ordered = sorted(values, key=repr) if isinstance(values, set | frozenset) else values
+        return self._compared("in", tuple(ordered))
 
     def between(self, low: T, high: T) -> Condition:
         """Be `low`, `high` or anything between."""

@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from multidb.errors import InvalidCursorError
+from multidb.models.filters import Comparison, Field
 from multidb.stores.cursor import CursorCodec
 
 BOUNDED = settings(derandomize=True, max_examples=200, deadline=None)
@@ -157,3 +158,10 @@ def test_the_refusal_quotes_nothing_of_the_cursor() -> None:
     assert "`after`" in str(refused(cursor))
     assert "`after`" in str(refused("?"))
     assert not refused(cursor).retryable
+
+
+def test_a_set_makes_the_same_query_in_every_process() -> None:
+    names = {f"{n:03}" for n in range(100)}
+    condition = Field[str]("name").in_(names)
+    assert isinstance(condition, Comparison)
+    assert condition.value == tuple(sorted(names))
