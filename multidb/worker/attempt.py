@@ -173,7 +173,7 @@ class Attempt:
         if result is None and ending.error is None:
             return
         if isinstance(result, BaseModel):
-            result = result.model_dump()
+            result = result.model_dump(mode="json")
         if result is not None and not isinstance(result, Mapping):
             raise DataError(f"a handler returns a model, a mapping or None, not {type(result).__name__}")
         new = NewAiProcessingResult(

@@ -111,8 +111,8 @@ class Handlers(Mapping[str, Handler]):
     async def summarise(payload: Summarise, run: Run) -> Summary: ...
 
     The payload is read as what its parameter is annotated with, a pydantic model as a rule; a
-    parameter annotated `Job` is given the job, one annotated `Run` the run. What it returns, a model, a
-    mapping or None, is the job's result.
+    parameter annotated `Job` is given the job, one annotated `Run` the run. What it returns is
+    the job's result: a model, which is stored as its JSON, a mapping or None.
     """
 
     def __init__(self, functions: Mapping[str, Function] | None = None) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from itertools import count
 from typing import Any, Self
 from uuid import UUID
@@ -52,6 +53,7 @@ class Sum(BaseModel):
 
 class Total(BaseModel):
     total: int
+    share: Decimal = Decimal("0.5")  # which MongoDB would not take as it is
 
 
 class Broken(BaseModel):
@@ -209,7 +211,7 @@ async def test_whatever_a_handler_does_its_job_ends_and_the_worker_goes_on(db: M
     assert scopes == {good.id: company.id}
     with db.tenant(company.id):
         result = await db.ai_processing_results.fetch(good.id)
-    assert (result.result, result.lease, result.company_id) == ({"total": 3}, 1, company.id)
+    assert (result.result, result.lease, result.company_id) == ({"total": 3, "share": "0.5"}, 1, company.id)
     assert [line.message for line in result.logs] == ["adding", "added\ufffd"]
     dead = next(job for job in jobs.values() if job.kind == "raises")
     result = await db.ai_processing_results.fetch(dead.id)
@@ -672,7 +674,7 @@ async def test_what_cannot_be_stored_now_is_stored_later(db: MultiDB, monkeypatc
     assert len(away) == 4
     done = await db.jobs.fetch(job.id)
     assert (done.state, done.attempt, done.lease) == ("completed", 1, 1)
-    assert (await db.ai_processing_results.fetch(job.id)).result == {"total": 1}
+    assert (await db.ai_processing_results.fetch(job.id)).result == {"total": 1, "share": "0.5"}
 
 
 @pytest.mark.parametrize("away", [False, True])
