@@ -4,6 +4,8 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from itertools import islice
 from typing import TypeVar
 
+from multidb.errors import DataError
+
 __all__ = ["Progress", "chunks"]
 
 T = TypeVar("T")
@@ -13,7 +15,12 @@ Progress = Callable[[int], object]
 
 
 async def chunks(items: Iterable[T] | AsyncIterable[T], size: int) -> AsyncGenerator[list[T]]:
-    """Yield items in lists, taking no more of them than the next list needs."""
+    """Yield items in lists, taking no more of them than the next list needs.
+
+    Raises: DataError if they are not several.
+    """
+    if isinstance(items, str | bytes) or not isinstance(items, Iterable | AsyncIterable):
+        raise DataError(f"what is written must be given as a list, or iterable, not {type(items).__name__}")
     chunk: list[T] = []
     if isinstance(items, AsyncIterable):
         async for item in items:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from multidb.errors import DataError, StoreName
 from multidb.repositories.held_lock import HeldLock, Here
-from multidb.repositories.repository import Repository, Resources, checked_id
+from multidb.repositories.repository import Repository, Resources, checked_id, checked_ids
 
 __all__ = ["LockRepository"]
 
@@ -87,17 +87,15 @@ class LockRepository(Repository):
         ones never wait for each other. `wait` is for all of them together; otherwise as `document`.
         """
         operation = self._operation("documents")
-        ids = list(document_ids)
-        for id in ids:
-            checked_id(id, operation, "document_ids")
-        if len(set(ids)) > _MOST_AT_ONCE:
+        ids = checked_ids(document_ids, operation, "document_ids")
+        if len(ids) > _MOST_AT_ONCE:
             raise DataError(f"`document_ids` may be {_MOST_AT_ONCE} at most", operation=operation)
         _check(ttl, wait, operation)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait.total_seconds()
         locks: dict[UUID, HeldLock] = {}
         async with AsyncExitStack() as stack:
-            for id in sorted(set(ids)):
+            for id in sorted(ids):
                 left = timedelta(seconds=max(0.0, deadline - loop.time()))
                 locks[id] = await stack.enter_async_context(self.document(id, ttl=ttl, wait=left, fair=fair))
             yield locks

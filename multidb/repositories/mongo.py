@@ -177,7 +177,7 @@ class MongoRepository(MongoReader[ModelT], Generic[ModelT, NewT, ChangesT]):
         A document that has this version already, or a later one, stays as it is, and is what comes
         back: so what is told twice or in another order than it happened, ends as the last of it.
         The version is the caller's, such as that of the row in PostgreSQL whose id the document
-        has. Atomic, however many do it at once.
+        has; an `update` raises it by one, so do not mix the two. Atomic, however many do it at once.
 
         Raises: AlreadyExistsError if another unique value is taken, or a document of another
         company has this id; ConstraintError.

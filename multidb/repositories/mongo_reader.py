@@ -19,6 +19,7 @@ from multidb.repositories.repository import (
     Resources,
     checked_class,
     checked_id,
+    checked_ids,
     misdeclared,
     model_arguments,
     page_size,
@@ -125,9 +126,7 @@ class MongoReader(Repository, Generic[ModelT]):
         Source: MongoDB, a round trip for each 1,000.
         """
         operation = self._operation("get_many")
-        wanted = list(dict.fromkeys(ids))
-        for id in wanted:
-            checked_id(id, operation)
+        wanted = checked_ids(ids, operation)
         company = self._company(operation)
         found: dict[UUID, ModelT] = {}
         for start in range(0, len(wanted), _STREAMED):

@@ -22,6 +22,7 @@ from multidb.repositories.repository import (
     Repository,
     Resources,
     checked_id,
+    checked_ids,
     known_values,
     misdeclared,
     model_arguments,
@@ -162,9 +163,7 @@ class PostgresReader(Repository, Generic[ModelT]):
         it does not have, and one for each relation in `include`.
         """
         operation = self._operation("get_many")
-        wanted = list(dict.fromkeys(ids))
-        for id in wanted:
-            checked_id(id, operation)
+        wanted = checked_ids(ids, operation)
         if not wanted:
             return {}
         company = self._company(operation)

@@ -26,7 +26,7 @@ from uuid import UUID
 from multidb.errors import DataError, MultiDBError, NotOpenError, StoreName
 from multidb.models.ids import uuid7
 from multidb.models.presence import PresenceEvent
-from multidb.repositories.repository import Repository, Resources, checked_id, validated
+from multidb.repositories.repository import Repository, Resources, checked_id, checked_ids, validated
 from multidb.stores.background import Background
 from multidb.stores.pauses import nap
 from multidb.stores.redis.commands import Command, scripted
@@ -120,9 +120,7 @@ class PresenceRepository(Repository):
     async def online(self, user_ids: Iterable[UUID]) -> set[UUID]:
         """Return those of the users who are there. One round trip, for 10,000 users as for one."""
         operation = self._operation("online")
-        ids = list(dict.fromkeys(user_ids))
-        for id in ids:
-            checked_id(id, operation, "user_ids")
+        ids = checked_ids(user_ids, operation, "user_ids")
         commands = [Command("EXISTS", self._key(id), repeatable=True) for id in ids]
         replies = await self._try(commands, operation) if ids else []
         return {id for id, there in zip(ids, replies, strict=False) if there}

@@ -233,6 +233,17 @@ def checked_id(id: Any, operation: str, name: str = "id") -> None:
         raise DataError(f"`{name}` must be a UUID, not {type(id).__name__}", operation=operation)
 
 
+def checked_ids(ids: Iterable[Any], operation: str, name: str = "ids") -> list[UUID]:
+    """Return ids, each once, in the order given. Raises: DataError if they are not UUIDs."""
+    if not isinstance(ids, Iterable):
+        raise DataError(f"`{name}` must be a list of UUIDs, not {type(ids).__name__}", operation=operation)
+    given = list(ids)
+    for id in given:
+        if not isinstance(id, UUID):
+            raise DataError(f"`{name}` must be UUIDs, not {type(id).__name__}", operation=operation)
+    return list(dict.fromkeys(given))
+
+
 def overtaken(
     model: type[BaseModel],
     id: UUID,

@@ -130,13 +130,18 @@ async def test_what_is_no_uuid_is_refused_before_anything_is_written(db: MultiDB
     for wrong in (str(stored.id), stored.id.bytes, None, 7):
         for call in (
             repository.get(wrong),
-            repository.get_many([wrong]),
             repository.update(wrong, **subject.change(1)),
             repository.delete(wrong),
             *([repository.restore(wrong)] if subject.is_table else []),
         ):
             with pytest.raises(DataError, match="`id` must be a UUID"):
                 await call
+        for ids in ([stored.id, wrong], wrong):
+            with pytest.raises(DataError, match=r"`ids` must be (a list of )?UUIDs"):
+                await repository.get_many(ids)
+        for several in (wrong, [wrong]):
+            with pytest.raises(DataError):
+                await repository.add_many(several)
     assert await repository.get(stored.id) == stored
 
 

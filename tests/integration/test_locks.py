@@ -530,7 +530,7 @@ async def test_what_is_no_id_is_refused(db: MultiDB, id: Any):
     with pytest.raises(DataError, match="`document_id` must be a UUID"):
         async with db.locks.document(id):
             pytest.fail("taken")
-    with pytest.raises(DataError, match="`document_ids` must be a UUID"):
+    with pytest.raises(DataError, match="`document_ids` must be UUIDs"):
         async with db.locks.documents([uuid7(), id]):
             pytest.fail("taken")
     assert await lock_keys(db) == []
