@@ -14,27 +14,28 @@ import asyncpg
 from multidb.settings import Settings
 from multidb.stores.postgres.engine import connect
 
+from . import programs
+
 ROOT = Path(__file__).parents[2]
 
 #: Nothing here takes as long: it only keeps a broken guard from hanging the suite.
 AGES = 60
 
 
-def alembic_command(settings: Settings, *arguments: str, **variables: str) -> dict[str, Any]:
-    """Return what `subprocess` needs to run `alembic` as its users do, with only these variables set."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MULTIDB_")}
-    environment["MULTIDB_POSTGRES_URL"] = settings.postgres_url.get_secret_value()
-    return {
-        "args": [sys.executable, "-m", "alembic", *arguments],
-        "cwd": ROOT,
-        "env": environment | variables,
-        "text": True,
-    }
+def environment(settings: Settings, **variables: str) -> dict[str, str]:
+    """Return what is set for who migrates this database, and none of our settings but these."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("MULTIDB_")}
+    return {**others, "MULTIDB_POSTGRES_URL": settings.postgres_url.get_secret_value(), **variables}
+
+
+def alembic_command(settings: Settings, *arguments: str) -> dict[str, Any]:
+    """Return what `subprocess` needs to run `alembic` as its users do."""
+    args = [sys.executable, "-m", "alembic", *arguments]
+    return {"args": args, "cwd": ROOT, "env": environment(settings), "text": True}
 
 
 def alembic(settings: Settings, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = alembic_command(settings, *arguments, **variables)
-    return subprocess.run(**command, capture_output=True, check=False)
+    return programs.run("alembic", *arguments, cwd=ROOT, env=environment(settings, **variables))
 
 
 async def run(settings: Settings, sql: str, *values: object) -> list[Any]:

@@ -18,6 +18,7 @@ from multidb.settings import Settings
 from multidb.stack import SERVERS, EmbeddedStack
 from multidb.stack.addresses import URL_OF, password_of
 
+from . import programs
 from .schema_changes import execute
 from .test_jobs_cli import environment
 
@@ -35,16 +36,7 @@ class Command:
     def __call__(
         self, *arguments: str, stdin: str = "", **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "multidb.cli", *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            cwd=self._home,
-            env={**CLEAN, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), **environment},
-            check=False,
-            timeout=120,
-        )
+        return programs.run("multidb.cli", *arguments, cwd=self._home, env=CLEAN | environment, stdin=stdin)
 
     def json(self, *arguments: str, **environment: str) -> tuple[int, Any]:
         done = self(*arguments, "--json", **environment)

@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from multidb.ops import migrations
 from multidb.settings import Settings
 from multidb.stores.postgres.engine import connect
 
+from . import programs
 from .schema_changes import ROOT, alembic
 
 HEAD = max(path.name for path in (ROOT / "migrations" / "versions").glob("*.py"))[:4]
@@ -48,14 +47,7 @@ def test_alembic_prints_sql_without_a_database(empty: Settings):
 
 def test_alembic_without_a_url_names_the_variable(empty: Settings, tmp_path: Path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MULTIDB_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "alembic", "-c", str(ROOT / "alembic.ini"), "current"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = programs.run("alembic", "-c", str(ROOT / "alembic.ini"), "current", cwd=tmp_path, env=environment)
     assert done.returncode != 0
     assert "MULTIDB_POSTGRES_URL is required" in done.stderr
 

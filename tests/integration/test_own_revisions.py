@@ -1,7 +1,6 @@
 """An application's branch of revisions over multidb's: the one of `examples/custom_entity.py`."""
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,8 @@ from examples.custom_entity import REVISIONS, upgrade
 from multidb import ConfigurationError, Settings
 from multidb.ops import migrations
 
-from .schema_changes import ROOT, alembic, alembic_command, execute
+from . import programs
+from .schema_changes import ROOT, alembic, environment, execute
 
 INI = str(REVISIONS.parent / "alembic.ini")
 ACTIONS = ("delete", "insert", "update")
@@ -64,10 +64,9 @@ def test_without_the_folder_its_revision_is_unknown(empty: Settings, application
 
 
 def test_multidb_migrate_takes_the_folder_from_its_variable(application: Settings):
-    command = alembic_command(application, MULTIDB_MIGRATION_PATHS=str(REVISIONS))
-    command["args"] = [command["args"][0], "-m", "multidb.cli", "migrate"]
+    variables = environment(application, MULTIDB_MIGRATION_PATHS=str(REVISIONS))
     for _ in range(2):
-        done = subprocess.run(**command, capture_output=True, check=False)
+        done = programs.run("multidb.cli", "migrate", cwd=ROOT, env=variables)
         assert done.returncode == 0, done.stderr
         assert re.fullmatch(r"PostgreSQL is at revision (\d+, )?inv1\.\n", done.stdout)
     assert "invoices" in tables(application)
