@@ -34,8 +34,11 @@ class Background:
             await asyncio.shield(task)
 
     async def end(self, *, within: float | None = None) -> bool:
-        """Wait until it has ended, and cancel it after so many seconds; return whether there was one."""
-        task, self._task = self._here(), None
+        """Wait until it has ended, and cancel it after so many seconds; return whether there was one.
+
+        Until then it is under way, and none is begun beside it.
+        """
+        task = self._here()
         if task is None:
             return False
         try:
@@ -44,6 +47,8 @@ class Background:
         finally:
             task.cancel()
         await asyncio.wait([task])
+        if self._task is task:
+            self._task = None
         return True
 
     def _here(self) -> asyncio.Task[None] | None:

@@ -41,6 +41,20 @@ async def test_one_at_a_time_in_nobodys_context():
     assert (work.begun, work.cancelled) == (["nobody's", "nobody's"], 0)
 
 
+async def test_none_is_begun_beside_one_that_is_to_end():
+    work = Work()
+    background = Background(work)
+    background.begin()
+    ending = [asyncio.create_task(background.end()) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert not background.begin()
+    work.gate.set()
+    assert await asyncio.gather(*ending) == [True, True]
+    assert len(work.begun) == 1
+    assert background.begin()
+    assert await background.end()
+
+
 @pytest.mark.parametrize("within", [0, 0.01])
 async def test_what_takes_too_long_is_cancelled(within: float):
     work = Work()
