@@ -8,6 +8,7 @@ workers ends as dead.
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar
@@ -70,8 +71,7 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
         self._limited: set[str] = set()
         #: Behind which of those that wait the next look begins, once there are many.
         self._looked_at = _FIRST
-        #: By queue and company, how urgent the last job that was claimed was, when it was due, and until
-        #: when that holds.
+        #: By queue and company, how urgent the job claimed last was, when it was due, until when that holds.
         self._reached: dict[tuple[str, UUID | None], tuple[int, datetime, float]] = {}
 
     @classmethod
@@ -135,14 +135,15 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
             self._reach(here, rows, values["limit"], until)
             if rows:
                 return rows
-        statement = sql.claim(fair=fair, limited=False, company=of_one)
-        rows = await self._planned(statement, values, "jobs.claim")
+        async with self._replanning():
+            statement = sql.claim(fair=fair, limited=False, company=of_one)
+            rows = await self._fetch(statement, values, "jobs.claim")
+            if fair and (left := values["limit"] - len(rows)):
+                # What others claim just now was passed by, and hid what comes after it.
+                statement = sql.claim(fair=False, limited=False, company=of_one)
+                rows += await self._fetch(statement, {**values, "limit": left}, "jobs.claim")
         if not fair:
             self._reach(here, rows, values["limit"], now + _NARROW)
-        elif left := values["limit"] - len(rows):
-            # What others claim just now was passed by, and hid what comes after it.
-            statement = sql.claim(fair=False, limited=False, company=of_one)
-            rows += await self._planned(statement, {**values, "limit": left}, "jobs.claim")
         return rows
 
     def _reach(self, here: tuple[str, UUID | None], rows: Sequence[Record], limit: int, until: float) -> None:
@@ -286,9 +287,6 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
             return frozenset()
         return frozenset(ending.job.id for ending in endings) - await self._end(endings)
 
-    async def _cancel_claimed(self, job: Job, operation: str) -> None:
-        await self._held(job, operation, Ending(job, "cancelled", error=job.error))
-
     async def _held(self, job: Job, operation: str, call: "Ending | Told") -> None:
         """Make a call under a claim. Raises: ConflictError if the claim is over."""
         check_claimed(job, operation)
@@ -369,12 +367,16 @@ class JobClaims(PostgresRepository[Job, NewJob, JobChanges]):
             self._wakeups.tell({row["queue"] for row in rows if row["state"] == "available" and row["due"]})
             ids = [row["id"] for row in rows if row["awaited"] and row["state"] == "cancelled"]
 
-    async def _planned(self, statement: Any, values: Mapping[str, Any], operation: str) -> list[Record]:
-        """Run a statement by a plan for what the table holds now: a queue fills and empties in moments."""
+    def _replanning(self) -> AbstractAsyncContextManager[object]:
+        """Have statements planned for what the table holds now: a queue fills and empties in moments.
+
+        They are one transaction, or part of the one that is under way.
+        """
         transactions = self._resources.postgres.transactions
-        if transactions.current() is not None:
-            return await self._fetch(statement, values, operation)
-        async with transactions.begin(_REPLAN):
+        return transactions.begin(_REPLAN) if transactions.current() is None else nullcontext()
+
+    async def _planned(self, statement: Any, values: Mapping[str, Any], operation: str) -> list[Record]:
+        async with self._replanning():
             return await self._fetch(statement, values, operation)
 
     async def _fetch(self, statement: Any, values: Mapping[str, Any], operation: str) -> list[Record]:

@@ -13,7 +13,7 @@ from multidb.repositories import job_statements as sql
 from multidb.repositories.chunks import Progress, chunks
 from multidb.repositories.declaration import unique_index
 from multidb.repositories.job_claims import JobClaims
-from multidb.repositories.job_endings import checked_word
+from multidb.repositories.job_endings import Ending, checked_word
 from multidb.repositories.job_wakeups import CANCEL
 from multidb.repositories.repository import (
     Resources,
@@ -211,7 +211,7 @@ class JobRepository(JobClaims):
         operation = self._operation("cancel")
         company = self._company(operation)
         if isinstance(job, Job):
-            await self._cancel_claimed(job, operation)
+            await self._held(job, operation, Ending(job, "cancelled", error=job.error))
             return await self._get(job.id, None)
         cancelled = await self._change("cancel", sql.CANCEL, job, company)
         if cancelled.state == "running":

@@ -24,6 +24,7 @@ from multidb import (
     NewJob,
     NotFoundError,
     TransactionError,
+    UnavailableError,
     uuid7,
 )
 from multidb.repositories import job_claims, jobs
@@ -177,7 +178,7 @@ async def test_many_are_enqueued_at_once_all_or_none(db: MultiDB, login: str):
 # --- claiming
 
 
-async def test_jobs_are_claimed_in_order_each_by_one(db: MultiDB):
+async def test_jobs_are_claimed_in_order_each_by_one(db: MultiDB, monkeypatch: pytest.MonkeyPatch):
     now = datetime.now(UTC)
     for n, (priority, ago) in enumerate([(1, 5), (0, 1), (0, 3), (0, -60), (-1, 0)]):
         run_at = now - timedelta(seconds=ago)
@@ -200,6 +201,20 @@ async def test_jobs_are_claimed_in_order_each_by_one(db: MultiDB):
             theirs = await elsewhere(claim(db, 1, "two", fair=fair))
         assert len(ours) == len(theirs) == 1
         assert ours[0].id != theirs[0].id
+
+    # And where the claim of what is left fails, nothing is claimed.
+    await db.jobs.enqueue(kept := new("kept"))
+    fetch = db.jobs._fetch
+
+    async def lost(statement: Any, *rest: Any) -> Any:
+        if statement is sql.claim(fair=False, limited=False, company=False):
+            raise UnavailableError("lost")
+        return await fetch(statement, *rest)
+
+    with monkeypatch.context() as patched, pytest.raises(UnavailableError):
+        patched.setattr(db.jobs, "_fetch", lost)
+        await claim(db, 2, "kept", fair=True)
+    assert await state(db, kept) == "available"
 
     await db.jobs.enqueue_many(new("many") for _ in range(400))
     claimed = await asyncio.gather(*(claim(db, 15, "many", worker=f"w{n}") for n in range(40)))
