@@ -93,7 +93,6 @@ async def test_a_lost_connection_is_not_quietly_another(redis: RedisStore):
                 await connection.execute("GET", key(redis, 1))
 
 
-@pytest.mark.redis
 async def test_closing_ends_those_who_listen(multidb_settings: Settings):
     async def listen(store: RedisStore, ready: asyncio.Event) -> list[Message | None]:
         async with store.listen("a", operation=OP) as messages:
@@ -110,6 +109,7 @@ async def test_closing_ends_those_who_listen(multidb_settings: Settings):
     assert [type(each) for each in ended] == [NotOpenError] * 3
 
 
+@pytest.mark.redis
 async def test_closing_waits_for_calls_and_ends_what_blocks(multidb_settings: Settings):
     ready = asyncio.Event()
     async with asyncio.timeout(5):
