@@ -45,7 +45,7 @@ def in_use(store: RedisStore) -> int | None:
 
 async def until_in_use(store: RedisStore, count: int) -> None:
     """Wait until so many connections are at work."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while in_use(store) != count:  # noqa: ASYNC110
             await asyncio.sleep(0)
 

@@ -439,7 +439,7 @@ async def test_an_invalidation_that_did_not_reach_redis_is_made_up_for(
     # Redis answers reads, and still not the invalidation.
     assert await db.users.get(user.id) == renamed
     monkeypatch.undo()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while db.cache._marks.owed:  # noqa: ASYNC110 - it is paid by itself
             await asyncio.sleep(0.01)
     assert await db.users.get(user.id) == renamed

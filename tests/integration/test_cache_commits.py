@@ -79,7 +79,7 @@ async def test_a_crash_after_the_commit_leaves_no_old_value(
         assert (await other.users.fetch(user.id)).name == "New"
         assert (await other.users.get_many([user.id]))[user.id].name == "New"
         assert (await held(db, user)).startswith(b"W")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while await held(db, user):  # noqa: ASYNC110 - its deadline passes by itself
                 await asyncio.sleep(0.02)
         assert (await other.users.fetch(user.id)).name == "New"
@@ -175,7 +175,7 @@ async def test_a_commit_is_not_failed_by_a_redis_that_is_away(
         assert (await db.users.fetch(user.id)).name == "New"
         assert (await db.users.get_many([user.id]))[user.id].name == "New"
         calls.lost = set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while db.cache._marks.owed:  # noqa: ASYNC110 - it is paid by itself
                 await asyncio.sleep(0.01)
         assert (await other.users.fetch(user.id)).name == "New"
@@ -228,7 +228,7 @@ async def test_what_is_owed_is_tried_on_once_it_is_open_again(
         calls.lost = {"cache_unmark"}
         await number.invalidate(1)
     calls.lost = set()
-    async with db, asyncio.timeout(10):
+    async with db, asyncio.timeout(30):
         assert await number.peek(1) is None
         while db.cache._marks.owed:  # noqa: ASYNC110 - it is paid by itself
             await asyncio.sleep(0.01)

@@ -241,9 +241,7 @@ async def test_absence_is_kept_where_that_is_wished(db: MultiDB, count: Counter,
     assert await absent(1) is None
     assert await absent(1) is None
     assert count.calls == 1
-    assert (
-        4000 < await db.redis.execute("PTTL", f"{db.settings.key_prefix}test:{{1}}", operation="test") <= 5000
-    )
+    assert 0 < await db.redis.execute("PTTL", f"{db.settings.key_prefix}test:{{1}}", operation="test") <= 5000
     later(6)
     assert await absent(1) == "there"
     await absent.invalidate(1)
@@ -265,7 +263,7 @@ async def test_it_is_loaded_early_in_the_background(
     monkeypatch.setattr(Family, "is_due", lambda self, value: True)
     assert await counted(1) == 1
     await refreshed.wait()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while counted.metrics.refreshed_early == 0:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     monkeypatch.undo()
@@ -274,7 +272,7 @@ async def test_it_is_loaded_early_in_the_background(
     monkeypatch.setattr(Family, "is_due", lambda self, value: True)
     count.error = KeyError()
     assert await counted(1) == 2
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while counted.metrics.load_errors == 0:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     monkeypatch.undo()

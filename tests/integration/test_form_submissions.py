@@ -186,9 +186,9 @@ async def test_a_pattern_takes_no_longer_than_its_text(db: MultiDB, make_form, p
 async def test_many_items_are_soon_told_apart(db: MultiDB, make_form):
     form = await make_form({"properties": {"rows": {"uniqueItems": True}}})
     rows: list[object] = [{"n": [n]} for n in range(5000)]
-    begun = time.perf_counter()
+    begun = time.process_time()
     await db.form_submissions.add(answers(form, {"rows": [*rows, 1, True, "1", [1], [True]]}))
-    assert time.perf_counter() - begun < 5
+    assert time.process_time() - begun < 5
     for twice in ([*rows, {"n": [4.0]}], [1, 1.0], [[{"a": True}], [{"a": True}]]):
         with pytest.raises(InvalidSubmissionError, match="twice"):
             await db.form_submissions.add(answers(form, {"rows": twice}))

@@ -196,7 +196,7 @@ async def test_jobs_are_claimed_in_order_each_by_one(db: MultiDB, monkeypatch: p
     # What another claims just now is passed by, and not waited for.
     for fair in (False, True):
         await db.jobs.enqueue_many(new("two", payload={"n": n}) for n in range(2))
-        async with asyncio.timeout(10), db.transaction():
+        async with asyncio.timeout(30), db.transaction():
             ours = await claim(db, 1, "two", fair=fair)
             theirs = await elsewhere(claim(db, 1, "two", fair=fair))
         assert len(ours) == len(theirs) == 1
@@ -760,7 +760,7 @@ def test_a_backoff_grows_to_its_longest_and_spreads() -> None:
 
 async def test_workers_hear_of_jobs_once_they_are_committed(db: MultiDB):
     heard: asyncio.Queue[str | None] = asyncio.Queue()
-    async with db.jobs.listen(heard.put_nowait), asyncio.timeout(10):
+    async with db.jobs.listen(heard.put_nowait), asyncio.timeout(30):
         assert await heard.get() is None  # connected: look for yourself
         async with db.transaction():
             await db.jobs.enqueue(new("a"))

@@ -118,7 +118,7 @@ async def test_a_call_that_is_cancelled_inside_ends_before_it_is_rolled_back(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert len(landed) == 1
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await papers.delete_many({}) == 0
 
 

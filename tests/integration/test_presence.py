@@ -103,8 +103,10 @@ async def test_a_user_is_there_until_the_last_device_leaves(db: MultiDB):
 async def test_a_device_is_there_for_a_while_after_each_beat(brief: MultiDB):
     user = uuid7()
     await brief.presence.beat(user, device="phone")
-    assert 0 < await brief.redis.client.pttl(key_of(brief, user)) <= 300
-    async with asyncio.timeout(10):
+    left = await brief.redis.client.pttl(key_of(brief, user))
+    assert left <= 300
+    assert left != -1, "it would never be gone"
+    async with asyncio.timeout(30):
         while await brief.presence.online([user]):
             pass
     assert await brief.presence.count() == 0
@@ -300,7 +302,9 @@ asyncio.run(main())
         process.kill()
         await process.communicate()
     assert [(event.kind, event.user_id) for event in await events] == [("join", user), ("leave", user)]
-    assert await brief.presence.count() == 0
+    async with asyncio.timeout(30):
+        while await brief.presence.count():  # it may have been late with a beat, and come once more
+            pass
 
 
 async def test_who_cannot_be_entered_is_tried_now_and_then(brief: MultiDB, monkeypatch: pytest.MonkeyPatch):

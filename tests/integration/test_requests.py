@@ -10,6 +10,7 @@ from multidb import DataError, MultiDB, Rate, UnavailableError, uuid7
 from multidb.settings import Settings
 
 from .proxy import behind_proxy
+from .test_sessions import age
 
 HOUR = timedelta(hours=1)
 TODAY = datetime.now(UTC).date()
@@ -17,7 +18,7 @@ TODAY = datetime.now(UTC).date()
 
 async def counted(db: MultiDB, endpoint: str, count: int) -> None:
     """Wait until an endpoint was counted so often."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (found := await db.counters.get(endpoint, TODAY)) < count:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     assert found == count
@@ -37,7 +38,7 @@ async def test_a_request_is_checked_limited_there_and_counted(db: MultiDB):
     # At once; and its coming is told, by whoever watches or not.
     assert await db.presence.online([user]) == {user}
     await db.presence.sweep()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await db.presence.count() != 1:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     first.cancel()
@@ -74,7 +75,7 @@ async def test_without_a_session_nothing_happens(db: MultiDB):
 
 
 async def test_a_rotated_token_that_is_used_again_ends_the_session(multidb_settings: Settings):
-    changes = {"session_grace": timedelta(milliseconds=1), "session_touch_interval": timedelta(seconds=1)}
+    changes = {"session_grace": timedelta(milliseconds=1), "session_touch_interval": HOUR}
     async with MultiDB(multidb_settings.model_copy(update=changes)) as db:
         token, _ = await db.sessions.create(uuid7())
         renewed, session = await db.sessions.rotate(token)
@@ -85,17 +86,14 @@ async def test_a_rotated_token_that_is_used_again_ends_the_session(multidb_setti
 
 
 async def test_using_a_session_keeps_it_alive(multidb_settings: Settings):
-    changes = {"session_idle_timeout": timedelta(seconds=0.5), "session_touch_interval": timedelta(seconds=1)}
+    changes = {"session_idle_timeout": HOUR, "session_touch_interval": 2 * HOUR}
     async with MultiDB(multidb_settings.model_copy(update=changes)) as db:
         token, created = await db.sessions.create(uuid7())
-        loop = asyncio.get_running_loop()
-        end = loop.time() + 0.8
-        while loop.time() < end:
+        for _ in range(3):
+            await age(db, created, 0.75 * HOUR)
             session, _ = await db.request(token, "GET /a")
             assert session is not None
-            used = session
-            await asyncio.sleep(0.05)
-        assert used.last_seen_at > created.last_seen_at
+            assert session.last_seen_at >= created.last_seen_at
 
 
 async def test_a_user_who_came_is_told_of_also_if_it_closes_at_once(multidb_settings: Settings):
@@ -112,7 +110,7 @@ async def test_a_user_who_came_is_told_of_also_if_it_closes_at_once(multidb_sett
         assert session is not None
         await db.presence.leave(user, device=str(session.id))
         assert await db.presence.online([user]) == set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await db.presence.count():  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 

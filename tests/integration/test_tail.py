@@ -51,7 +51,7 @@ class Follower:
 
     async def stop(self) -> None:
         self._task.cancel()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await asyncio.wait([self._task])
         assert self._task.cancelled()
 
@@ -67,7 +67,7 @@ async def test_it_begins_now_and_tells_what_is_asked_for(db: MultiDB):
             await db.system_logs.append(entry(n, level))
         else:
             db.system_logs.emit(entry(n, level))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while db.system_logs.emitted.pending:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     await db.system_logs.append(entry(99))

@@ -253,7 +253,7 @@ async def until_waiting_for_a_lock(db: MultiDB) -> None:
             )
             return bool(waiting.scalar())
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not await outside(waiting()):
             pass
 
@@ -404,7 +404,7 @@ async def test_repeatable_read_sees_one_moment(db: MultiDB, user: User):
 
 async def test_a_transaction_that_takes_too_long_is_rolled_back(db: MultiDB, user: User):
     with pytest.raises(StoreTimeoutError):
-        async with asyncio.timeout(10), db.transaction(timeout=timedelta(milliseconds=50)):
+        async with asyncio.timeout(30), db.transaction(timeout=timedelta(milliseconds=50)):
             await db.users.update(user.id, name="Never")
             await asyncio.Event().wait()
     assert await db.users.fetch(user.id) == user

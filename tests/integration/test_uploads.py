@@ -244,11 +244,11 @@ async def test_a_user_has_so_many_under_way(multidb_settings: Settings, document
 
 
 async def test_what_was_given_up_leaves_its_room(multidb_settings: Settings, document: NewDocument):
-    limits = {"upload_limit": 1, "upload_lifetime": timedelta(milliseconds=50)}
+    limits = {"upload_limit": 1, "upload_lifetime": timedelta(milliseconds=400)}
     async with MultiDB(multidb_settings.model_copy(update=limits)) as db:
         upload = await db.uploads.begin(document, size=10)
         await db.uploads.append(upload.id, b"x")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await keys(db):
                 pass
         assert await db.uploads.get(upload.id) is None

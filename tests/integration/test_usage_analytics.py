@@ -353,7 +353,7 @@ async def test_what_is_recorded_is_stored_soon_and_each_key_once(multidb_setting
         stored = db.mongo.database["usage_analytics"]
         for _ in range(1000):
             db.usage_analytics.record("calls", at=HOUR)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not (found := await stored.find().to_list(None)):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             assert [each["count"] for each in found] == [1000]

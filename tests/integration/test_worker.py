@@ -298,7 +298,7 @@ async def test_a_handler_is_cancelled_with_its_lease_while_nobody_answers(
     await db.jobs.enqueue(new("k", max_attempts=1))
     async with working(db, {"k": waits}, lease=timedelta(milliseconds=300)):
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await stopped.wait()
         finally:
             answers.set()
@@ -599,10 +599,10 @@ async def test_a_handler_that_finishes_although_it_is_cancelled_has_finished(db:
         return {"finished": True}
 
     job = await db.jobs.enqueue(new("k"))
-    async with working(db, {"k": finishes}):
+    async with working(db, {"k": finishes}, lease=timedelta(minutes=5)):
         await began.wait()
         await db.jobs.cancel(job.id)
-        async with asyncio.timeout(5):  # long before the next heartbeat
+        async with asyncio.timeout(30):  # long before the next heartbeat
             await ended(db, count=1)
     assert (await db.jobs.fetch(job.id)).state == "completed"
 
@@ -643,7 +643,7 @@ async def test_a_worker_stops_where_it_cannot_go_on(db: MultiDB, monkeypatch: py
         raise LookupError
 
     monkeypatch.setattr(db.jobs, "heartbeat", broken)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         with pytest.raises(LookupError):
             await Worker(db, queues=["q"], handlers={}).run()
 
