@@ -378,7 +378,7 @@ async def test_a_server_that_says_nothing_is_left(
     multidb_settings: Settings, caplog: pytest.LogCaptureFixture
 ):
     """It is asked again and again, and each answer counts from when it was asked for."""
-    settings = multidb_settings.model_copy(update={"redis_timeout": timedelta(seconds=0.3)})
+    settings = multidb_settings.model_copy(update={"redis_timeout": timedelta(seconds=0.8)})
     async with MultiDB(settings) as db:
         await heard(db)
         [connection] = tracker(db).connections._lent

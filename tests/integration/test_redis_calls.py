@@ -210,7 +210,7 @@ async def test_those_who_were_answered_keep_their_answers(multidb_settings: Sett
 async def test_a_server_that_stalls_is_a_timeout_for_all_who_wait(multidb_settings: Settings):
     async with (
         behind_proxy(multidb_settings) as (proxy, settings),
-        opened(settings, redis_timeout=timedelta(seconds=0.2)) as redis,
+        opened(settings, redis_timeout=timedelta(seconds=0.5)) as redis,
     ):
         await redis.get(key(redis, 1), operation=OP)
         proxy.flowing.clear()

@@ -25,7 +25,7 @@ async def stalling(settings: Settings, *, pause: float = 0.3) -> AsyncIterator[t
         behind_proxy(settings) as (proxy, through),
         opened(
             through,
-            redis_timeout=timedelta(seconds=0.1),
+            redis_timeout=timedelta(seconds=0.3),
             redis_breaker_limit=2,
             redis_breaker_pause=timedelta(seconds=pause),
         ) as redis,
@@ -93,7 +93,7 @@ async def test_health_asks_all_the_same_and_what_it_finds_counts(multidb_setting
     pause = timedelta(seconds=60)
     async with behind_proxy(multidb_settings) as (proxy, settings):
         changes = {
-            "redis_timeout": timedelta(seconds=0.1),
+            "redis_timeout": timedelta(seconds=0.5),
             "redis_breaker_pause": pause,
             "redis_breaker_limit": 1,
         }

@@ -57,7 +57,7 @@ async def test_a_transaction_has_its_connection_to_itself(redis: RedisStore):
 
 
 async def test_who_waits_too_long_for_a_connection_is_told(multidb_settings: Settings):
-    async with opened(multidb_settings, redis_pool_size=2, redis_timeout=timedelta(seconds=0.1)) as redis:
+    async with opened(multidb_settings, redis_pool_size=2, redis_timeout=timedelta(seconds=0.3)) as redis:
         waiting = asyncio.create_task(pop(redis, 1))
         await until_in_use(redis, 1)
         with pytest.raises(StoreTimeoutError):
@@ -231,7 +231,7 @@ async def test_who_reads_too_little_is_told(redis: RedisStore, monkeypatch: pyte
 async def test_a_block_begins_once_the_server_has_said_that_it_will_tell(multidb_settings: Settings):
     async with (
         behind_proxy(multidb_settings) as (proxy, settings),
-        opened(settings, redis_timeout=timedelta(seconds=0.1)) as redis,
+        opened(settings, redis_timeout=timedelta(seconds=0.3)) as redis,
         redis.listen("a", operation=OP),
     ):
         proxy.flowing.clear()
