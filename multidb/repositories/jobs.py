@@ -229,10 +229,10 @@ class JobRepository(JobClaims):
         company = self._company(operation)
         checked_id(id, operation)
         async with self._resources.postgres.transactions.begin():
-            if (job := await self._get(id, company, "retry")).idempotency_key is not None:
-                await self._expire_keys([job], operation, company)
+            if (before := await self._get(id, company, "retry")).idempotency_key is not None:
+                await self._expire_keys([before], operation, company)
             job = await self._change("retry", sql.RETRY, id, company)
-            if job.state == "waiting":
+            if job.state == "waiting" and before.state != "waiting":
                 # Those whose end was told have forgotten that anybody waits.
                 await self._await({job.id: job.depends_on}, operation, None)
                 job = await self._get(job.id, company)

@@ -650,6 +650,7 @@ async def test_no_job_waits_for_what_never_comes(db: MultiDB, monkeypatch: pytes
     gone = await db.jobs.enqueue(new("d"))
     waits = await db.jobs.enqueue(new("d", depends_on=(gone.id,)))
     await db.jobs.delete(gone.id)
+    assert (await db.jobs.retry(waits.id)).state == "waiting"  # there is nothing to try again
     await db.jobs.rescue()
     assert await state(db, waits) == "cancelled"
     # Also behind any number that wait for what there is.
