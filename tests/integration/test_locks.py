@@ -283,7 +283,7 @@ async def test_it_is_extended_while_the_block_runs(db: MultiDB, other: MultiDB):
 async def test_losing_it_cancels_the_block(db: MultiDB):
     id, reached = uuid7(), False
     with pytest.raises(LockLostError) as caught:
-        async with db.locks.document(id, ttl=timedelta(milliseconds=100)) as lock:
+        async with db.locks.document(id, ttl=timedelta(milliseconds=300)) as lock:
             await db.redis.client.set(key_of(db, id), "somebody else")
             await asyncio.sleep(10)
             reached = True
