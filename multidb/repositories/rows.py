@@ -1,7 +1,7 @@
 """Rows as models, by the shortest way that is safe."""
 
 from collections.abc import Callable, Mapping
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal, TypeVar, get_args, get_origin
 from uuid import UUID
 
@@ -41,16 +41,27 @@ def row_reader(
     what others wrote is returned as it is. Where one does not, or the model checks or changes
     values by functions of its own, the row is validated, and what does not fit is a DataError.
     """
+    types = {name: table.c[name].type for name in model.model_fields}
+    moments = [name for name, type_ in types.items() if isinstance(type_, sa.DateTime) and type_.timezone]
+
+    def values_of(row: Record | Mapping[str, Any]) -> dict[str, Any]:
+        values = dict(row)
+        for name in moments:
+            # The very first and last moment are `infinity` to asyncpg, which gives them without a zone.
+            if (moment := values[name]) is not None and moment.tzinfo is None:
+                values[name] = moment.replace(tzinfo=UTC)
+        return values
+
     if not is_plain(model) or not all(
         _fits(field, table.c[name]) for name, field in model.model_fields.items()
     ):
-        return lambda row: validated(model, dict(row), operation)
+        return lambda row: validated(model, values_of(row), operation)
 
     assemble = assembler(model)
-    arrays = [name for name in model.model_fields if isinstance(table.c[name].type, sa.ARRAY)]
+    arrays = [name for name, type_ in types.items() if isinstance(type_, sa.ARRAY)]
 
     def read(row: Record | Mapping[str, Any]) -> ModelT:
-        values = dict(row)
+        values = values_of(row)
         for name in arrays:
             if values[name] is not None:
                 values[name] = tuple(values[name])

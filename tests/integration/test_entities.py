@@ -1,6 +1,7 @@
 """What single entities can do beyond what every repository can."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from multidb import (
     NewKanbanColumn,
     NewUser,
     NewUserProfile,
+    NewUserSession,
     NotFoundError,
     User,
 )
@@ -103,6 +105,14 @@ async def test_what_was_not_asked_for_is_refused(db: MultiDB, ada: User):
         await db.users.get(ada.id, include=("friends",))
     with pytest.raises(DataError, match="several names"):
         await db.users.get(ada.id, include="profile")
+
+
+async def test_the_very_ends_of_time_come_back_with_their_zone(db: MultiDB, ada: User):
+    ends = [datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)]
+    for end in ends:
+        added = await db.user_sessions.add(NewUserSession(user_id=ada.id, started_at=end))
+        assert added.started_at == end
+    assert [each.started_at async for each in db.user_sessions.stream(order_by="started_at")] == ends
 
 
 # --- search
