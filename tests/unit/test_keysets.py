@@ -198,6 +198,13 @@ def test_a_position_survives_the_cursor_to_the_last_digit(row: dict[str, Any], o
     assert [type(value) for value in read] == [type(value) for value in wanted]
 
 
+def test_bytes_survive_the_cursor_though_they_are_no_text() -> None:
+    files = sa.Table("files", sa.MetaData(), sa.Column("id", sa.Uuid), sa.Column("digest", sa.LargeBinary))
+    keyset = PostgresKeyset(files, ["digest"])
+    row = {"digest": b"\xff\x00", "id": ID}
+    assert list(keyset.read(through_json(keyset.position(cast(Record, row)))).values()) == [b"\xff\x00", ID]
+
+
 #: Few values, so that many rows are equal but for their id.
 small = st.lists(
     st.tuples(st.none() | st.integers(0, 2), st.none() | st.integers(0, 2), st.integers(0, 2)), max_size=12

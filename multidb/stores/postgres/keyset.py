@@ -4,7 +4,7 @@ Every order ends in `id`, so no two rows are equal in it. Null counts as greater
 last in ascending and first in descending order: PostgreSQL's own default, which its indexes serve.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from typing import Any
 
@@ -48,12 +48,12 @@ class Keyset:
 
     def position(self, row: Record) -> list[Any]:
         """Return where a row stands in the order, as JSON values."""
-        return [to_jsonable_python(row[column.name]) for column, _ in self._keys]
+        return [_told(row[column.name]) for column, _ in self._keys]
 
     def read(self, position: Sequence[Any]) -> dict[str, Any]:
         """Return a position as the columns' own values, by the names of `beyond`'s parameters."""
         return {
-            f"_k{number}": None if value is None else _reader(column.type).validate_python(value)
+            f"_k{number}": None if value is None else _reader(column.type)(value)
             for number, ((column, _), value) in enumerate(zip(self._keys, position, strict=True))
         }
 
@@ -98,6 +98,12 @@ def _beyond(
     return sa.or_(beyond, column.is_(None)) if column.nullable and not descending else beyond
 
 
+def _told(value: Any) -> Any:
+    # Bytes are no text as a rule.
+    return value.hex() if isinstance(value, bytes) else to_jsonable_python(value)
+
+
 @cache
-def _reader(type_: TypeEngine[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(type_.python_type)
+def _reader(type_: TypeEngine[Any]) -> Callable[[Any], Any]:
+    kind = type_.python_type
+    return bytes.fromhex if kind is bytes else TypeAdapter(kind).validate_python
