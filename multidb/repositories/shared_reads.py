@@ -86,12 +86,25 @@ class SharedReads(Generic[ModelT]):
         return loaded
 
     async def _is_present(self, value: Any, group: tuple[str, UUID | None]) -> bool:
-        return value in await self._are_present([value], group)
+        return bool(await self._places([value], group))
 
-    async def _are_present(self, values: Sequence[Any], group: tuple[str, UUID | None]) -> dict[Any, bool]:
+    async def _are_present(
+        self, values: Sequence[Any], group: tuple[str, UUID | None]
+    ) -> dict[Any, bool | Exception]:
+        try:
+            return {values[place - 1]: True for place in await self._places(values, group)}
+        except DataError as error:
+            # One value that no column holds must not fail those who asked for others.
+            if len(values) == 1:
+                return {values[0]: error}
+            half = len(values) // 2
+            first = await self._are_present(values[:half], group)
+            return first | await self._are_present(values[half:], group)
+
+    async def _places(self, values: Sequence[Any], group: tuple[str, UUID | None]) -> list[int]:
         name, company = group
         rows = await self._run("exists", self._crud(company).present(name), {"values": values}, company)
-        return {values[row[0] - 1]: True for row in rows}
+        return [row[0] for row in rows]
 
     async def _load_relatives(self, value: Any, relatives: Relatives) -> list[ModelT]:
         return (await self._load_relatives_of_many([value], relatives)).get(value, [])

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from multidb import MultiDB, NewUser, UnavailableError, User, uuid7
+from multidb import DataError, MultiDB, NewUser, UnavailableError, User, uuid7
 
 
 @pytest.fixture
@@ -68,6 +68,13 @@ async def test_cancelled_callers_leave_the_others_their_rows(db: MultiDB, users:
     usage = db.postgres.pool_usage()
     assert usage is not None
     assert usage.in_use == 0
+
+
+async def test_a_value_that_no_column_holds_is_one_callers_alone(db: MultiDB, users: list[User]):
+    emails = ["0@example.com", "1@example.com", "\0", "nobody@example.com"] * 3
+    told = await asyncio.gather(*(db.users.exists(email=each) for each in emails), return_exceptions=True)
+    for email, each in zip(emails, told, strict=True):
+        assert isinstance(each, DataError) if email == "\0" else each is ("nobody" not in email)
 
 
 async def test_when_the_trip_fails_each_caller_is_told(db: MultiDB, users: list[User]):
