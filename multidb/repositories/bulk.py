@@ -205,6 +205,8 @@ class Bulk(Generic[NewT]):
         if fields is None or index is None or not set(index[0]) <= set(rows[0]):
             return error
         columns, predicate = index
+        if any(isinstance(self._crud.table.c[name].type, sa.ARRAY | sa.JSON) for name in columns):
+            return error  # such values are not compared here as the index does
         keys = [tuple(row[name] for name in columns) for row in rows]
         asked = {name: [row[name] for row in rows] for name in columns}
         statement = self._crud.taken(columns, predicate)

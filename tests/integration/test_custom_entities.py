@@ -9,7 +9,17 @@ import sqlalchemy as sa
 from pydantic import Field
 from sqlalchemy.dialects.postgresql import JSONB
 
-from multidb import ConflictError, DataError, Model, MultiDB, NotFoundError, PostgresRepository, Row, uuid7
+from multidb import (
+    AlreadyExistsError,
+    ConflictError,
+    DataError,
+    Model,
+    MultiDB,
+    NotFoundError,
+    PostgresRepository,
+    Row,
+    uuid7,
+)
 from multidb.settings import Settings
 
 metadata = sa.MetaData()
@@ -20,9 +30,12 @@ notes = sa.Table(
     sa.Column("text", sa.Text, nullable=False),
     sa.Column("data", JSONB),
     sa.Column("done", sa.Boolean, nullable=False),
+    sa.Column("stars", sa.SmallInteger),
+    sa.Column("tags", sa.ARRAY(sa.Text)),
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
     sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
     sa.Column("version", sa.Integer, nullable=False, server_default="1"),
+    sa.UniqueConstraint("tags", name="notes_tags_key"),
 )
 
 
@@ -30,6 +43,8 @@ class Note(Row):
     text: str
     data: dict[str, Any] | None = None
     done: bool
+    stars: int | None = None
+    tags: tuple[str, ...] | None = None
 
 
 class NewNote(Model):
@@ -37,11 +52,13 @@ class NewNote(Model):
     text: str
     data: dict[str, Any] | None = None
     done: bool = False
+    stars: int | None = None
+    tags: tuple[str, ...] | None = None
 
 
 class NoteRepository(PostgresRepository[Note, NewNote]):
     table = notes
-    unique = {"notes_pkey": ("id",)}
+    unique = {"notes_pkey": ("id",), "notes_tags_key": ("tags",)}
 
 
 @pytest.fixture
@@ -70,6 +87,22 @@ async def test_json_comes_back_as_it_is_by_either_way_of_adding(repository: Note
     found = await repository.find(data=None)
     assert len(found) == 2
     assert none.id in {each.id for each in found}
+
+
+async def test_what_no_column_holds_is_refused_by_either_way_of_adding(repository: NoteRepository):
+    for count in (2, 150):
+        with pytest.raises(DataError):
+            await repository.add_many(NewNote(text="many", stars=2**15) for _ in range(count))
+    assert await repository.count() == 0
+
+
+async def test_an_array_that_is_taken_is_refused(repository: NoteRepository):
+    taken = NewNote(text="a", tags=("x", "y"))
+    await repository.add(taken)
+    with pytest.raises(AlreadyExistsError) as raised:
+        await repository.add_many([NewNote(text="b"), NewNote(text="c", tags=taken.tags)])
+    assert raised.value.columns == ("tags",)
+    assert await repository.count() == 1
 
 
 @pytest.mark.parametrize("kind", ["json", "jsonb"])

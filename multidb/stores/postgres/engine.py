@@ -106,9 +106,13 @@ class PostgresStore(Store[Pool]):
         """Add `records` by COPY: all of them or, on any error, none."""
         with translating(operation, columns_of):
             async with self._connection(operation, tenant) as connection:
-                await connection.copy_records_to_table(
-                    table, schema_name=schema, records=records, columns=list(columns)
-                )
+                try:
+                    await connection.copy_records_to_table(
+                        table, schema_name=schema, records=records, columns=list(columns)
+                    )
+                except (TypeError, ValueError, ArithmeticError) as error:
+                    # Of a value it cannot encode asyncpg tells a COPY's caller as Python does.
+                    raise asyncpg.DataError from error
 
     @property
     def engine(self) -> "AsyncEngine":
