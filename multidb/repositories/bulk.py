@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from multidb.errors import AlreadyExistsError, DataError
 from multidb.repositories.chunks import Progress, chunks
 from multidb.repositories.declaration import unique_index
+from multidb.repositories.repository import checked_class
 from multidb.stores.postgres.crud import Crud
 from multidb.stores.postgres.engine import PostgresStore, Record
 from multidb.stores.postgres.statements import Statement
@@ -56,27 +57,33 @@ class Upsert:
     index: tuple[Sequence[str], Any]
     #: Columns that follow from a field.
     derived: Derived
+    #: What is stored.
+    model: type[BaseModel]
 
     @classmethod
     def by(
         cls,
-        on: str | Sequence[str],
+        on: object,
+        model: type[BaseModel],
         table: sa.Table,
         unique: Mapping[str, tuple[str, ...]],
         derived: Derived,
         operation: str,
     ) -> "Upsert":
         """Return an upsert by these fields. Raises: DataError if no unique index is about them."""
-        names = (on,) if isinstance(on, str) else tuple(on)
+        names: tuple[Any, ...] = tuple(on) if isinstance(on, Iterable) and not isinstance(on, str) else (on,)
+        if not all(isinstance(name, str) for name in names):
+            raise DataError("`on` must be the name of a field, or several of them", operation=operation)
         for constraint, fields in {f"{table.name}_pkey": ("id",), **unique}.items():
             if set(fields) == set(names) and (index := unique_index(table, constraint)) is not None:
-                return cls(names, index, derived)
+                return cls(names, index, derived, model)
         raise DataError(
             f"`on`: no unique constraint of `{table.name}` is about {', '.join(names)}", operation=operation
         )
 
-    def key(self, new: BaseModel) -> tuple[Any, ...]:
+    def key(self, new: BaseModel, operation: str) -> tuple[Any, ...]:
         """Return what the index holds of a row: two of one key are one row to it."""
+        checked_class(self.model, new, operation)
         return tuple(
             self.derived[name][1](getattr(new, self.derived[name][0]))
             if name in self.derived
@@ -148,7 +155,8 @@ class Bulk(Generic[NewT]):
                 raise refused(by, operation)
 
         # Never alone: also after it is written a chunk may be refused, and a cache must learn of it.
-        return await self._written(_alike(chunks(new, _CHUNK), by), write, progress, may_be_alone=False)
+        alike = _alike(chunks(new, _CHUNK), by, operation)
+        return await self._written(alike, write, progress, may_be_alone=False)
 
     async def _written(
         self,
@@ -239,7 +247,9 @@ def refused(by: Upsert, operation: str) -> AlreadyExistsError:
     )
 
 
-async def _alike(chunks: AsyncGenerator[list[NewT]], by: Upsert) -> AsyncGenerator[list[NewT]]:
+async def _alike(
+    chunks: AsyncGenerator[list[NewT]], by: Upsert, operation: str
+) -> AsyncGenerator[list[NewT]]:
     """Yield lists whose rows give the same fields and have different keys, for one statement each.
 
     The order stays: of two rows with one key the later one wins, as if written one by one.
@@ -249,7 +259,7 @@ async def _alike(chunks: AsyncGenerator[list[NewT]], by: Upsert) -> AsyncGenerat
             alike: list[NewT] = []
             keys: set[tuple[Any, ...]] = set()
             for each in chunk:
-                key = by.key(each)
+                key = by.key(each, operation)
                 if alike and (key in keys or each.model_fields_set != alike[0].model_fields_set):
                     yield alike
                     alike, keys = [], set()

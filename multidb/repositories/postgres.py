@@ -23,6 +23,7 @@ from multidb.repositories.postgres_reader import PostgresReader
 from multidb.repositories.repository import (
     Resources,
     changed_values,
+    check_expected,
     check_fence,
     checked_class,
     checked_id,
@@ -121,6 +122,7 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         """
         operation = self._operation("update")
         checked_id(id, operation)
+        check_expected(version, operation)
         company = self._company(operation)
         values = self._changed(changes, fields, operation, company)
         if fence is not None:
@@ -149,7 +151,7 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         """
         operation = self._operation("upsert")
         company = self._company(operation)
-        by = Upsert.by(on, self.table, self.unique, self.derived, operation)
+        by = Upsert.by(on, self.new_model, self.table, self.unique, self.derived, operation)
         values = self._new_values(new, operation, company)
         statement = self._crud(company).upsert(values, self._changes(new, by.on), by.index, many=False)
         rows = await self._write_rows("upsert", statement, values, company)
@@ -167,6 +169,7 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         """
         operation = self._operation("delete")
         checked_id(id, operation)
+        check_expected(version, operation)
         company = self._company(operation)
         statement = self._crud(company).delete(versioned=version is not None)
         rows = await self._write("delete", statement, _given(id, version), id, company)
@@ -220,9 +223,11 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         operation = self._operation("update_many")
         company = self._company(operation)
         where = self._where(some(filters, equal, "sqlalchemy.true()", operation), equal, operation)
-        by_name = changes if isinstance(changes, Mapping) else {}
-        as_model = None if isinstance(changes, Mapping) else changes
-        values = self._changed(as_model, by_name, operation, company)
+        if isinstance(changes, Mapping):
+            values = self._changed(None, changes, operation, company)
+        else:
+            checked_class(self.changes_model, changes, operation)
+            values = self._changed(changes, {}, operation, company)
         if not values:
             return await self._count(where, company)
         statement = self._crud(company).update_many(values, where, ids=self.cache is not None)
@@ -243,8 +248,7 @@ class PostgresRepository(PostgresReader[ModelT], Generic[ModelT, NewT, ChangesT]
         Raises: AlreadyExistsError if another unique value is taken; ConstraintError.
         """
         operation = self._operation("upsert_many")
-
-        by = Upsert.by(on, self.table, self.unique, self.derived, operation)
+        by = Upsert.by(on, self.new_model, self.table, self.unique, self.derived, operation)
         return await self._bulk(self._company(operation)).upsert(
             new, by, operation, progress, self._invalidate
         )

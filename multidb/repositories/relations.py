@@ -5,7 +5,7 @@ names the other side by its entity, so that two repositories may refer to each o
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -93,17 +93,17 @@ async def include(
     reader: "PostgresReader[EntityT]",
     resources: Resources,
     rows: list[EntityT],
-    names: Sequence[str],
+    names: Collection[Any],
     operation: str,
 ) -> list[EntityT]:
     """Return the rows with these relations loaded.
 
     Raises: DataError for a relation there is not.
     """
-    if isinstance(names, str):
+    if isinstance(names, str) or not isinstance(names, Collection):
         raise DataError(f"`include` takes several names: include=({names!r},)", operation=operation)
     for name in names:
-        if name not in reader.relations:
+        if not isinstance(name, str) or name not in reader.relations:
             known = ", ".join(reader.relations) or "none"
             raise DataError(
                 f"`{name}` is no relation of {reader.model.__name__}; it has {known}", operation=operation

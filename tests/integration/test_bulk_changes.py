@@ -100,6 +100,15 @@ async def test_without_a_filter_both_are_refused(db: MultiDB, users: list[User])
     assert await names(db, users) == [each.name for each in users]
 
 
+@pytest.mark.parametrize("wrong", [None, {"name": "New"}, [], "name"])
+async def test_what_is_neither_row_nor_changes_is_refused(db: MultiDB, wrong: Any):
+    with pytest.raises(DataError, match="give a NewUser, not"):
+        await db.users.upsert_many([wrong])
+    if not isinstance(wrong, dict):
+        with pytest.raises(DataError, match="give a UserChanges, not"):
+            await db.users.update_many(name="User 0", changes=wrong)
+
+
 async def test_tables_without_a_cache_count_too(db: MultiDB, company: Company):
     await db.forms.add_many(NewForm(company_id=company.id, name=f"{n}", definition={}) for n in range(5))
     c = db.forms.c

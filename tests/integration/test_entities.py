@@ -103,8 +103,13 @@ async def test_what_was_not_asked_for_is_refused(db: MultiDB, ada: User):
         _ = (await db.users.fetch(ada.id)).profile
     with pytest.raises(DataError, match="`friends` is no relation of User; it has profile, companies"):
         await db.users.get(ada.id, include=("friends",))
-    with pytest.raises(DataError, match="several names"):
-        await db.users.get(ada.id, include="profile")
+    wrong: Any
+    for wrong in ("profile", 7):
+        with pytest.raises(DataError, match="several names"):
+            await db.users.get(ada.id, include=wrong)
+    for wrong in ([["profile"]], [None]):
+        with pytest.raises(DataError, match="is no relation of User"):
+            await db.users.get(ada.id, include=wrong)
 
 
 async def test_the_very_ends_of_time_come_back_with_their_zone(db: MultiDB, ada: User):

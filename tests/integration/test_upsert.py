@@ -101,7 +101,7 @@ async def test_by_id(db: MultiDB, ada: User):
     assert await db.users.count() == 2
 
 
-@pytest.mark.parametrize("on", ["name", ("email", "name"), "nothing", ()])
+@pytest.mark.parametrize("on", ["name", ("email", "name"), "nothing", (), None, 7, [1]])
 async def test_by_what_is_not_unique_is_refused(db: MultiDB, ada: User, on: Any):
     new = NewUser(email="new@example.com", name="New")
     with pytest.raises(DataError, match="`on`"):
@@ -254,6 +254,18 @@ async def test_a_table_without_fences_refuses_one(db: MultiDB, ada: User):
 async def test_what_no_lock_gives_is_refused(db: MultiDB, document: Document, fence: Any):
     with pytest.raises(DataError, match="`fence` must be"):
         await db.documents.update(document.id, title="Never", fence=fence)
+    assert await db.documents.fetch(document.id) == document
+
+
+@pytest.mark.parametrize("version", ["1", 1.0, True, -1])
+async def test_what_no_row_has_for_a_version_is_refused(db: MultiDB, document: Document, version: Any):
+    for call in (
+        db.documents.update(document.id, title="Never", version=version),
+        db.documents.update(document.id, version=version),
+        db.documents.delete(document.id, version=version),
+    ):
+        with pytest.raises(DataError, match="`version` must be"):
+            await call
     assert await db.documents.fetch(document.id) == document
 
 
