@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from multidb.stores.postgres.statements import Statement
 __all__ = ["Relatives", "SharedReads"]
 
 ModelT = TypeVar("ModelT", bound=Entity)
+V = TypeVar("V")
 
 #: By which field, in which order, through which table and column, and whose.
 Relatives = tuple[str, Keyset, tuple[str, str] | None, UUID | None]
@@ -50,8 +52,10 @@ class SharedReads(Generic[ModelT]):
         changeable = any(isinstance(column.type, sa.JSON | sa.ARRAY) for column in crud(None).columns)
         own: Callable[[Any], Any] | None = deepcopy if changeable else None
         self._gets = postgres.batcher(self._load_one, self._load_many, own=own)
-        self._presence = postgres.batcher(self._is_present, self._are_present)
-        self._relatives = postgres.batcher(self._load_relatives, self._load_relatives_of_many, own=own)
+        self._presence = postgres.batcher(self._is_present, partial(_each_told, self._are_present))
+        self._relatives = postgres.batcher(
+            self._load_relatives, partial(_each_told, self._load_relatives_of_many), own=own
+        )
 
     async def load(self, id: UUID, company: UUID | None) -> ModelT | None:
         """Return the row with this id, or None."""
@@ -86,25 +90,12 @@ class SharedReads(Generic[ModelT]):
         return loaded
 
     async def _is_present(self, value: Any, group: tuple[str, UUID | None]) -> bool:
-        return bool(await self._places([value], group))
+        return value in await self._are_present([value], group)
 
-    async def _are_present(
-        self, values: Sequence[Any], group: tuple[str, UUID | None]
-    ) -> dict[Any, bool | Exception]:
-        try:
-            return {values[place - 1]: True for place in await self._places(values, group)}
-        except DataError as error:
-            # One value that no column holds must not fail those who asked for others.
-            if len(values) == 1:
-                return {values[0]: error}
-            half = len(values) // 2
-            first = await self._are_present(values[:half], group)
-            return first | await self._are_present(values[half:], group)
-
-    async def _places(self, values: Sequence[Any], group: tuple[str, UUID | None]) -> list[int]:
+    async def _are_present(self, values: Sequence[Any], group: tuple[str, UUID | None]) -> dict[Any, bool]:
         name, company = group
         rows = await self._run("exists", self._crud(company).present(name), {"values": values}, company)
-        return [row[0] for row in rows]
+        return {values[row[0] - 1]: True for row in rows}
 
     async def _load_relatives(self, value: Any, relatives: Relatives) -> list[ModelT]:
         return (await self._load_relatives_of_many([value], relatives)).get(value, [])
@@ -119,3 +110,17 @@ class SharedReads(Generic[ModelT]):
             columns = dict(row)
             found.setdefault(columns.pop("_of"), []).append(self._read(columns))
         return found
+
+
+async def _each_told(
+    load: Callable[[Sequence[Any], Any], Awaitable[dict[Any, V]]], values: Sequence[Any], group: Any
+) -> dict[Any, V | Exception]:
+    """Load by values; one that no column holds, or has a row that does not fit, fails none of the others."""
+    try:
+        return {**await load(values, group)}
+    except DataError as error:
+        if len(values) == 1:
+            return {values[0]: error}
+        half = len(values) // 2
+        first = await _each_told(load, values[:half], group)
+        return first | await _each_told(load, values[half:], group)

@@ -1,12 +1,13 @@
 """An application's own table: what the built-in ones can do, it can, without their soft delete."""
 
+import asyncio
 import json
 from typing import Any
 from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
-from pydantic import Field
+from pydantic import Field, field_validator
 from sqlalchemy.dialects.postgresql import JSONB
 
 from multidb import (
@@ -59,6 +60,19 @@ class NewNote(Model):
 class NoteRepository(PostgresRepository[Note, NewNote]):
     table = notes
     unique = {"notes_pkey": ("id",), "notes_tags_key": ("tags",)}
+
+
+class PickyNote(Note):
+    @field_validator("text")
+    @classmethod
+    def _is_not_odd(cls, text: str) -> str:
+        if text == "odd":
+            raise ValueError("must not be odd")
+        return text
+
+
+class PickyRepository(PostgresRepository[PickyNote, NewNote]):
+    table = notes
 
 
 @pytest.fixture
@@ -124,6 +138,18 @@ async def test_half_a_surrogate_pair_is_read_as_python_reads_it(db: MultiDB):
     """Which `json` columns may hold, and `jsonb` ones not."""
     async with db.postgres.opened.acquire() as connection:
         assert await connection.fetchval("SELECT $1::text::json", '["\\ud800"]') == ["\ud800"]
+
+
+async def test_a_row_that_does_not_fit_fails_only_those_it_belongs_to(
+    repository: NoteRepository, multidb_settings: Settings
+):
+    await repository.add_many(NewNote(text="odd" if n == 7 else "even", stars=n) for n in range(20))
+    async with MultiDB(multidb_settings, repositories=[PickyRepository]) as db:
+        told = await asyncio.gather(
+            *(db[PickyRepository].related([n], by="stars") for n in range(20)), return_exceptions=True
+        )
+    assert [n for n, each in enumerate(told) if isinstance(each, DataError)] == [7]
+    assert not any(isinstance(each, Exception) for n, each in enumerate(told) if n != 7)
 
 
 async def test_changes_follow_from_what_can_be_given(repository: NoteRepository):
