@@ -164,7 +164,8 @@ async def _each(
 
 
 _PARTITIONS = r"""
-    SELECT c.relname, c.oid = p.partdefid, bounds[1]::timestamptz, bounds[2]::timestamptz,
+    SELECT c.relname, c.oid = p.partdefid,
+           nullif(bounds[1]::timestamptz, '-infinity'), nullif(bounds[2]::timestamptz, 'infinity'),
            nullif(c.reltuples, -1)::bigint, pg_total_relation_size(c.oid)
     FROM pg_partitioned_table p
     JOIN pg_inherits i ON i.inhparent = p.partrelid JOIN pg_class c ON c.oid = i.inhrelid,

@@ -136,7 +136,8 @@ class TestMaking:
         await run(
             multidb_settings,
             "CREATE TABLE winter PARTITION OF audit_logs FOR VALUES FROM ('2041-12-11 00:00+00')"
-            " TO ('2042-02-01 00:00+00')",
+            " TO ('2042-02-01 00:00+00');"
+            "CREATE TABLE history PARTITION OF audit_logs FOR VALUES FROM ('-infinity') TO ('2020-01-01')",
         )
         made = await partitions.ensure(multidb_settings, now=NOVEMBER)
         assert made == ["audit_logs_2041_11", "audit_logs_2042_02"]
