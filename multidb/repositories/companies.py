@@ -23,4 +23,4 @@ class CompanyRepository(PostgresRepository[Company, NewCompany, CompanyChanges])
         Raises: UnavailableError if PostgreSQL cannot be reached.
         Source: PostgreSQL `companies`, index `companies_slug_key`; not cached.
         """
-        return await self.find_one(tables.companies.c.slug == slug)
+        return await self.find_one(slug=slug)

@@ -13,6 +13,7 @@ from multidb.models.company_users import (
 from multidb.models.page import Page
 from multidb.repositories.postgres import PostgresRepository
 from multidb.repositories.relations import BelongsTo
+from multidb.repositories.repository import validated
 from multidb.stores.postgres import tables
 
 __all__ = ["CompanyUserRepository"]
@@ -35,9 +36,11 @@ class CompanyUserRepository(PostgresRepository[CompanyUser, NewCompanyUser, Comp
 
         Idempotent; atomic, however many do it at once.
 
-        Raises: ConstraintError if the company or the user does not exist.
+        Raises: DataError for a role there is not; ConstraintError if the company or the user does not
+        exist.
         """
-        new = NewCompanyUser(company_id=company_id, user_id=user_id, role=role)
+        values = {"company_id": company_id, "user_id": user_id, "role": role}
+        new = validated(NewCompanyUser, values, self._operation("join"))
         return await self.upsert(new, on=("company_id", "user_id"))
 
     async def leave(self, company_id: UUID, *, user_id: UUID) -> bool:

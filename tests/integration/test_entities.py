@@ -52,6 +52,15 @@ async def test_a_user_joins_changes_role_and_leaves(db: MultiDB, company: Compan
     assert await db.company_users.membership(company.id, user_id=ada.id) is None
 
 
+async def test_what_is_no_membership_is_refused_by_name(db: MultiDB, company: Company, ada: User):
+    role: Any = "boss"
+    with pytest.raises(DataError, match="`role` of NewCompanyUser"):
+        await db.company_users.join(company.id, user_id=ada.id, role=role)
+    slug: Any = 7
+    with pytest.raises(DataError, match="`slug` of Company"):
+        await db.companies.by_slug(slug)
+
+
 async def test_many_joining_at_once_are_one_membership(db: MultiDB, company: Company, ada: User):
     await asyncio.gather(*(db.company_users.join(company.id, user_id=ada.id) for _ in range(20)))
     assert await db.company_users.count() == 1
