@@ -110,9 +110,4 @@ async def open_with_collections(settings: Settings, *more: Any) -> AsyncIterator
     """Yield a `MultiDB` that knows the collections, which are there."""
     async with MultiDB(settings, repositories=[Papers, Events, *more]) as db:
         await make(db)
-        try:
-            yield db
-        finally:
-            # A database with collections of its own is not lent again, and to make one anew takes seconds.
-            for name in ("papers", "events"):
-                await db.mongo.database.drop_collection(name)
+        yield db

@@ -2,12 +2,13 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Self
+from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import SecretStr
+from pymongo.errors import AutoReconnect
 
 from multidb.client import MultiDB
 from multidb.connections import ConnectionManager
@@ -16,6 +17,8 @@ from multidb.settings import Settings
 from multidb.stores.postgres.engine import connect
 
 __all__ = ["Databases", "emptied", "empty_database", "isolated"]
+
+T = TypeVar("T")
 
 #: What a catalog holds: how many rows, and the newest transaction that wrote one; and whether a
 #: table has grown large.
@@ -38,6 +41,14 @@ _ALONE = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
  WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
+
+
+class _Likeness(NamedTuple):
+    """What differs between two states if emptying the one does not make it the other."""
+
+    schema: Any
+    collections: dict[str, Any]
+    indexes: dict[str, Any]
 
 
 @contextmanager
@@ -68,7 +79,7 @@ class Databases:
     """Copies of a template that are used again, emptied, by one test after the other. An async context.
 
     To make them anew takes several times as long. One whose schema a test has changed, or that
-    has grown large, is not used again.
+    has grown large, is not used again. Collections of a test's own are dropped.
     """
 
     def __init__(self, template: Settings) -> None:
@@ -77,7 +88,7 @@ class Databases:
         #: And not to the template, of which copies are made only while nobody is connected to it.
         self._stores = ConnectionManager(_on_database(template, "postgres"))
         #: Those nobody has, and what they were like when they were new.
-        self._free: list[tuple[Settings, object]] = []
+        self._free: list[tuple[Settings, _Likeness | None]] = []
 
     async def __aenter__(self) -> Self:
         await self._stores.open()
@@ -104,7 +115,7 @@ class Databases:
         finally:
             async with _connected(settings) as connection:
                 collections = self._collections(settings)
-                if again := new is not None and await _likeness(connection, collections, used=True) == new:
+                if again := new is not None and await _is_like(new, connection, collections):
                     await connection.execute(_ALONE)
                     await _emptied(connection, collections, self._stores.redis.client, settings.key_prefix)
             if again:
@@ -127,10 +138,7 @@ async def _emptied(connection: Any, database: Any, redis: Any, prefix: str) -> N
     deletes = "".join(f"DELETE FROM {table};" for table in tables)  # noqa: S608 - quoted by the server
     # Whatever refers to the rows, and whoever is told of it.
     await connection.execute(f"BEGIN; SET LOCAL session_replication_role = replica; {deletes} COMMIT")
-    names = await database.list_collection_names()
-    await asyncio.gather(
-        *(database[name].delete_many({}) for name in names if not name.startswith("system."))
-    )
+    await asyncio.gather(*(_surely(database[name].delete_many, {}) for name in await _collections(database)))
     await _without_keys(redis, prefix)
 
 
@@ -142,7 +150,7 @@ async def _copied(template: Settings) -> Settings:
 
 
 async def _dropped(settings: Settings, stores: ConnectionManager) -> None:
-    await stores.mongo.opened.drop_database(_database(settings))
+    await _surely(stores.mongo.opened.drop_database, _database(settings))
     await _without_keys(stores.redis.client, settings.key_prefix)
     await _sql(_on_database(settings, "postgres"), f"DROP DATABASE {_database(settings)} WITH (FORCE)")
 
@@ -152,28 +160,58 @@ async def _without_keys(redis: Any, prefix: str) -> None:
         await redis.delete(*keys)
 
 
-async def _likeness(connection: Any, database: Any, *, used: bool = False) -> object | None:
-    """Return what differs between two states if emptying the one does not make it the other.
+async def _likeness(connection: Any, database: Any) -> _Likeness | None:
+    """Return what it is like when new.
 
-    None if it cannot be emptied, which takes a superuser, or was not empty to begin with: what a
-    migration put there, emptying would not bring back.
+    None if it cannot be emptied, which takes a superuser, or is not empty: what a migration put there,
+    emptying would not bring back.
     """
-    if not used:
-        tables = [row[0] for row in await connection.fetch(_TABLES)]
-        filled = " OR ".join(["false", *(f"EXISTS (SELECT FROM {table})" for table in tables)])
-        may_empty = "current_setting('is_superuser')::bool"
-        if not await connection.fetchval(f"SELECT {may_empty} AND NOT ({filled})"):
-            return None
+    tables = [row[0] for row in await connection.fetch(_TABLES)]
+    filled = " OR ".join(["false", *(f"EXISTS (SELECT FROM {table})" for table in tables)])
+    may_empty = "current_setting('is_superuser')::bool"
+    if not await connection.fetchval(f"SELECT {may_empty} AND NOT ({filled})"):
+        return None
+    return await _seen(connection, database)
+
+
+async def _is_like(new: _Likeness, connection: Any, database: Any) -> bool:
+    """Drop collections that were not there when it was new, and tell whether it could be emptied to that."""
+    for name in await _collections(database):
+        if name not in new.collections:
+            await _surely(database.drop_collection, name)
+    return await _seen(connection, database) == new
+
+
+async def _seen(connection: Any, database: Any) -> _Likeness:
     schema = await connection.fetchrow(_SCHEMA)
-    listed = await database.command("listCollections")
-    collections = {
+    collections = await _collections(database)
+    indexes = await asyncio.gather(*(_surely(database.command, "listIndexes", name) for name in collections))
+    # Of the answers only this: the rest of them tells the time.
+    return _Likeness(
+        schema, collections, dict(zip(collections, (each["cursor"] for each in indexes), strict=True))
+    )
+
+
+async def _collections(database: Any) -> dict[str, Any]:
+    """Return the collections that are there, by name, and their options."""
+    listed = await _surely(database.command, "listCollections")
+    return {
         each["name"]: each["options"]
         for each in listed["cursor"]["firstBatch"]
-        if each["type"] == "collection" and not each["name"].startswith("system.")
+        if each["type"] != "view" and not each["name"].startswith("system.")
     }
-    indexes = await asyncio.gather(*(database.command("listIndexes", name) for name in collections))
-    # Of the answers only this: the rest of them tells the time.
-    return schema, collections, dict(zip(collections, (each["cursor"] for each in indexes), strict=True))
+
+
+async def _surely(call: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    """Make a call on MongoDB that may be made twice: once more if its connection broke.
+
+    The driver drops connections when it has not heard of the server for long, and while a test of
+    another event loop runs, it hears of nothing.
+    """
+    try:
+        return await call(*arguments)
+    except AutoReconnect:
+        return await call(*arguments)
 
 
 def _on_database(settings: Settings, name: str) -> Settings:

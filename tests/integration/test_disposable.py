@@ -1,6 +1,9 @@
 """The databases that tests get: emptied and lent again, unless what they are like has changed."""
 
+from typing import Any
+
 import pytest
+from pymongo.errors import AutoReconnect
 
 from multidb import MultiDB, NewCompany, SystemLog
 from multidb.ops.disposable import Databases
@@ -25,10 +28,52 @@ async def test_a_database_is_lent_again_with_nothing_in_it(multidb_servers: Sett
 async def test_a_changed_one_is_not(multidb_servers: Settings):
     lent = []
     async with Databases(multidb_servers) as databases:
-        for collection in ("more", None):
+        for changed in (True, False):
+            async with databases.lend() as settings, MultiDB(settings) as db:
+                lent.append(settings.key_prefix)
+                logs = db.mongo.database["system_logs"]
+                assert "more" not in await logs.index_information()
+                if changed:
+                    await logs.create_index("more", name="more")
+    assert len(set(lent)) == 2
+
+
+async def test_collections_of_its_own_are_dropped(multidb_servers: Settings):
+    lent = []
+    async with Databases(multidb_servers) as databases:
+        for _ in range(2):
             async with databases.lend() as settings, MultiDB(settings) as db:
                 lent.append(settings.key_prefix)
                 assert "more" not in await db.mongo.database.list_collection_names()
-                if collection:
-                    await db.mongo.database.create_collection(collection)
-    assert len(set(lent)) == 2
+                await db.mongo.database.create_collection("more")
+    assert len(set(lent)) == 1
+
+
+async def test_a_connection_that_broke_meanwhile_fails_nobody(
+    multidb_servers: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    """As those of an event loop do that did not run for as long as the test of another did."""
+    async with Databases(multidb_servers) as databases, databases.lend() as settings, MultiDB(settings) as db:
+        await db.mongo.database.create_collection("more")
+        broken = [
+            Broken(type(db.mongo.database), "drop_collection", monkeypatch),
+            Broken(type(db.mongo.database), "command", monkeypatch),
+            Broken(type(db.mongo.opened), "drop_database", monkeypatch),
+        ]
+    assert all(each.calls > 1 for each in broken)
+
+
+class Broken:
+    """A call of the driver's whose connection breaks the first time."""
+
+    def __init__(self, of: type, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls = 0
+        call = getattr(of, name)
+
+        def made(*args: Any, **options: Any) -> Any:
+            self.calls += 1
+            if self.calls == 1:
+                raise AutoReconnect
+            return call(*args, **options)
+
+        monkeypatch.setattr(of, name, made)
