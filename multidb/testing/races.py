@@ -28,6 +28,7 @@ from multidb.stack.addresses import free_port
 from multidb.stack.process import Process as Server
 from multidb.stack.process import spawn
 from multidb.stack.redis import RedisServer
+from multidb.stores.completion import complete
 from multidb.testing.race_board import ERRORS, READS, WRITES, Board
 
 __all__ = ["Race", "StaleRead", "cache_race"]
@@ -124,6 +125,9 @@ async def cache_race(
                         for each in disturbances:
                             each.cancel()
                         await asyncio.wait(disturbances)
+                    for each in disturbances:
+                        with suppress(asyncio.CancelledError):
+                            each.result()
                 race.reads, race.writes = board.counted(READS), board.counted(WRITES)
                 race.errors = board.counted(ERRORS)
         finally:
@@ -165,12 +169,18 @@ class _OwnRedis:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         self._process = spawn(self._server.command(self.url), self._home / "log")
-        self._server.wait(self.url, lambda: time.sleep(0.01))  # between looks at whether it answers
+        self._server.wait(self.url, self._pause)
 
     def kill(self) -> None:
         """End it as a crash would."""
         self._process.send(signal.SIGKILL)
         self._process.wait(10)
+
+    def _pause(self) -> None:
+        """Pause between two looks at whether it answers."""
+        if not self._process.alive():
+            raise RuntimeError("the redis-server of the race ended as it began")
+        time.sleep(0.01)
 
 
 async def _added(settings: Settings, keys: int) -> list[UUID]:
@@ -216,7 +226,8 @@ async def _restart(redis: _OwnRedis, race: Race, every: timedelta | None) -> Non
         await asyncio.sleep(random.uniform(0.5, 1.5) * every.total_seconds())
         redis.kill()
         await asyncio.sleep(random.uniform(0, 0.1))
-        await asyncio.to_thread(redis.start)
+        # A thread goes on when who waits for it is cancelled: the server must not be killed under it.
+        await complete(asyncio.to_thread(redis.start))
         race.restarts += 1
 
 

@@ -1,12 +1,17 @@
 """The race checker finds what is wrong with a naive cache, and nothing wrong with ours."""
 
+import asyncio
+import threading
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from multidb.settings import Settings
+from multidb.stack.redis import RedisServer
 from multidb.testing import cache_race
+from multidb.testing.races import Race, _OwnRedis, _restart
 
 HERE = "tests.integration.races"
 HOT: dict[str, Any] = {
@@ -53,6 +58,31 @@ async def test_with_copies_in_the_process_none_is_older_than_the_bound(multidb_s
     )
     assert race.stale == [], race
     assert min(race.reads, race.writes, race.evictions) > 0, race
+
+
+async def test_its_redis_is_not_ended_while_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    wait, loop, begun, over = RedisServer.wait, asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def waits_long(self: RedisServer, url: str, pause: Any) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        for _ in range(10):
+            pause()
+        wait(self, url, pause)
+        over.set()
+
+    server, race = _OwnRedis(tmp_path / "redis"), Race()
+    server.start()
+    try:
+        monkeypatch.setattr(RedisServer, "wait", waits_long)
+        restarting = asyncio.create_task(_restart(server, race, timedelta(0)))
+        await begun.wait()
+        restarting.cancel()
+        await asyncio.wait([restarting])
+        assert over.is_set()
+    finally:
+        server.kill()
+    with pytest.raises(RuntimeError, match="ended as it began"):
+        waits_long(server._server, server.url, server._pause)
 
 
 async def test_a_naive_cache_is_found_out(multidb_settings: Settings):
