@@ -3,7 +3,8 @@
     V…   a value, behind a head that says until when it is fresh, how long its load took, under
          which generations of its tags and in which run of the server it was stored
     L…   a lease, its token behind it; A… one that somebody waits for
-    W…   marks of commits under way, `token:deadline`, which scripts alone read
+    W…   marks of commits under way, `token:deadline`, which scripts alone read; its witnesses hold
+         them too, keys beside it, each of which would have to be lost with it
 
 Every head has a number of its own, so that no two values are alike, and one can be compared with.
 """
@@ -15,7 +16,17 @@ import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["Held", "Value", "is_lease", "is_marked", "known", "new_generation", "new_lease", "now"]
+__all__ = [
+    "Held",
+    "Value",
+    "is_lease",
+    "is_marked",
+    "known",
+    "new_generation",
+    "new_lease",
+    "now",
+    "with_witnesses",
+]
 
 _VALUE, _LEASE, _AWAITED, _MARKED, _GENERATION = b"VLAWG"
 
@@ -24,6 +35,7 @@ _HEAD = struct.Struct(">sBBQI8s8s")
 _COMPRESSED = 1
 _TAG_SIZE = 17
 _MOST_MICROSECONDS = 2**32 - 1
+_WITNESSES = 2
 
 
 class Value(NamedTuple):
@@ -82,6 +94,11 @@ class Held(NamedTuple):
 
     held: bytes | None
     generations: tuple[bytes, ...] | None = ()
+
+
+def with_witnesses(key: str) -> list[str]:
+    """Return the key of an entry and those of its witnesses, which lie in its slot: its braces are theirs."""
+    return [key, *(f"{key}#{number}" for number in range(_WITNESSES))]
 
 
 def is_marked(held: bytes | None) -> bool:

@@ -7,7 +7,17 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias
 
-from multidb.cache.entry import Held, Value, is_lease, is_marked, known, new_generation, new_lease, now
+from multidb.cache.entry import (
+    Held,
+    Value,
+    is_lease,
+    is_marked,
+    known,
+    new_generation,
+    new_lease,
+    now,
+    with_witnesses,
+)
 from multidb.cache.family import Family
 from multidb.cache.flights import Flight, Landed
 from multidb.errors import DataError, MultiDBError, NotOpenError
@@ -238,8 +248,11 @@ class Leases:
     def _taking(self, entry: Entry, token: bytes, held: bytes | None) -> list[Command]:
         """Return what takes a lease, and then reads the generations of the tags."""
         return [
-            scripted("cache_lease", [entry.key], [token, self._lives, held or b""]),
-            *(scripted("cache_tag", [tag], [new_generation(), entry.family.longest]) for tag in entry.tags),
+            scripted("cache_lease", with_witnesses(entry.key), [token, self._lives, held or b""]),
+            *(
+                scripted("cache_tag", with_witnesses(tag), [new_generation(), entry.family.longest])
+                for tag in entry.tags
+            ),
         ]
 
     async def _changed(self, entry: Entry, lease: bytes, until: float) -> bool:

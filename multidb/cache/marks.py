@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import timedelta
 
+from multidb.cache.entry import with_witnesses
 from multidb.errors import MultiDBError, NotOpenError
 from multidb.models.ids import uuid7
 from multidb.stores.background import Background
@@ -58,7 +59,9 @@ class Marks:
 
     async def put(self, keys: Collection[str], token: str) -> bool:
         """Mark entries; return whether Redis has heard of it."""
-        commands = [scripted("cache_mark", [key], [token, self._lives], repeatable=True) for key in keys]
+        commands = [
+            scripted("cache_mark", with_witnesses(key), [token, self._lives], repeatable=True) for key in keys
+        ]
         try:
             await self._redis.send(commands, operation=_OPERATION, insist=True)
         except MultiDBError as error:
@@ -100,7 +103,7 @@ class Marks:
 
     async def _unmark(self, marks: dict[str, set[str]]) -> None:
         commands = [
-            scripted("cache_unmark", [key], [token], repeatable=True)
+            scripted("cache_unmark", with_witnesses(key), [token], repeatable=True)
             for key, tokens in marks.items()
             for token in tokens
         ]

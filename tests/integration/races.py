@@ -1,6 +1,7 @@
 """What a race must find: a naive cache, and ours with one guard taken out."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from uuid import UUID
 from redis.asyncio import Redis
 
 from multidb import MultiDB
+from multidb.cache import leases, marks
 from multidb.cache.entry import Held
 from multidb.cache.family import Family
 from multidb.cache.flights import Flight
@@ -72,6 +74,37 @@ async def without_marks(settings: Settings, between: Between) -> AsyncIterator[U
             return True
 
         subject.db.cache._marks.put = put  # type: ignore[method-assign]
+        yield subject
+
+
+@asynccontextmanager
+async def dying_after_long_commits(settings: Settings, between: Between) -> AsyncIterator[Users]:
+    """Marks stand for long before their commit, and many are never taken back: evictions meet them."""
+    async with users(settings, between) as subject:
+        marks = subject.db.cache._marks
+        put, unmark = marks.put, marks._unmark
+
+        async def put_long_before(keys: Collection[str], token: str) -> bool:
+            heard = await put(keys, token)
+            await asyncio.sleep(0.03)
+            return heard
+
+        async def unmark_or_die(taken: dict[str, set[str]]) -> None:
+            if random.random() < 0.3:
+                marks._told(taken)
+            else:
+                await unmark(taken)
+
+        marks.put = put_long_before  # type: ignore[method-assign]
+        marks._unmark = unmark_or_die  # type: ignore[method-assign]
+        yield subject
+
+
+@asynccontextmanager
+async def without_witnesses(settings: Settings, between: Between) -> AsyncIterator[Users]:
+    """A mark stands in its entry alone."""
+    marks.with_witnesses = leases.with_witnesses = lambda key: [key]
+    async with dying_after_long_commits(settings, between) as subject:
         yield subject
 
 

@@ -2,12 +2,16 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import Context
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 
 from multidb import MultiDB, NewUser, UnavailableError, User
+from multidb.cache.entry import with_witnesses
 from multidb.settings import Settings
 from multidb.stores.postgres.ambient import Transaction
 from multidb.stores.redis.commands import Command, script
@@ -102,6 +106,42 @@ async def test_a_load_under_a_mark_is_not_kept(db: MultiDB, user: User, monkeypa
     assert (await held(db, user)).startswith(b"W")
     assert (await db.users.fetch(user.id)).name == "New"
     assert db.users._family.metrics.fills_refused == 1
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("left", [0, 1, 2])
+async def test_a_mark_survives_the_eviction_of_all_but_one_of_its_keys(
+    db: MultiDB, user: User, left: int, monkeypatch: pytest.MonkeyPatch
+):
+    """The old value is loaded after that and before the commit, and the writer dies right after it."""
+
+    @db.cached("test:{id}", ttl=timedelta(minutes=1), tags=["test:tag:{id}"])
+    async def name(id: UUID) -> str:
+        async with db.postgres.engine.connect() as connection:
+            return str(await connection.scalar(text("SELECT name FROM users WHERE id = :id"), {"id": id}))
+
+    async with MultiDB(db.settings) as other:
+        mark = Transaction.mark
+
+        async def loses_a_mark(self: Transaction) -> None:
+            await mark(self)
+            entry, tag = db.users._key(user.id), db.cache.pattern("test:tag:{id}").key({"id": user.id})
+            for key in (*with_witnesses(entry)[:left], *with_witnesses(entry)[left + 1 :]):
+                assert await db.redis.execute("DEL", key, operation="test")
+            for key in (*with_witnesses(tag)[:left], *with_witnesses(tag)[left + 1 :]):
+                assert await db.redis.execute("DEL", key, operation="test")
+            assert await other.users.get(user.id) == user
+            assert await other.users.get_many([user.id]) == {user.id: user}
+            assert await asyncio.create_task(name(user.id), context=Context()) == "Ada"
+
+        monkeypatch.setattr(Transaction, "mark", loses_a_mark)
+        dying(monkeypatch, db)
+        async with db.transaction():
+            await db.users.update(user.id, name="New")
+            await db.cache.invalidate_tag("test:tag:{id}", id=user.id)
+        assert (await other.users.fetch(user.id)).name == "New"
+        assert (await other.users.get_many([user.id]))[user.id].name == "New"
+        assert await name(user.id) == "New"
 
 
 async def test_of_two_writers_one_that_died_keeps_its_mark(

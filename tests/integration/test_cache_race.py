@@ -113,6 +113,19 @@ async def test_ours_without_marks_is_found_out(multidb_settings: Settings):
 
 
 @pytest.mark.torture
+@pytest.mark.parametrize("subject", ["dying_after_long_commits", "without_witnesses"])
+async def test_a_mark_that_is_evicted_before_its_commit(multidb_settings: Settings, subject: str):
+    race = await cache_race(
+        multidb_settings,
+        subject=f"{HERE}:{subject}",
+        **{**LONG, "killed": 0, "restart_every": None, "duration": timedelta(seconds=20)},
+        evict_every=timedelta(milliseconds=8),
+    )
+    print(race)
+    assert bool(race.stale) == (subject == "without_witnesses"), race
+
+
+@pytest.mark.torture
 @pytest.mark.timeout(600)
 async def test_no_read_is_older_than_a_commit_before_it_for_two_minutes(multidb_settings: Settings):
     race = await cache_race(multidb_settings, **LONG)

@@ -127,6 +127,41 @@ async def test_cache_unmark(redis: Scripts):
         assert await redis.do("GET", "entry") is None
 
 
+@pytest.mark.parametrize("left", [0, 1, 2])
+@pytest.mark.parametrize("script", ["cache_lease", "cache_tag"])
+async def test_one_key_is_enough_to_keep_marks(redis: Scripts, script: str, left: int):
+    keys = ["entry", "entry:1", "entry:2"]
+    arguments = {"cache_lease": ("L1", 5000, ""), "cache_tag": ("G1", 5000)}[script]
+    await redis.run("cache_mark", keys, "aa", 5000)
+    held = await redis.do("GET", "entry")
+    for name in (name for place, name in enumerate(keys) if place != left):
+        await redis.do("DEL", name)
+    assert await redis.run(script, keys, *arguments) == held
+    if left:
+        assert [await redis.do("GET", name) for name in keys] == [held] * 3
+        assert 0 < await redis.do("PTTL", "entry") <= 5000
+        # Whatever expires soonest is evicted first where Redis is told so: of these, then, not all.
+        assert await redis.do("PTTL", keys[left]) > 3_000_000
+    # Taken back or past their deadline, they are nowhere.
+    assert await redis.run("cache_unmark", keys, "aa") == 0
+    assert [await redis.do("GET", name) for name in keys] == [None] * 3
+    await redis.do("SET", keys[1], "Wbb:1000")
+    assert await redis.run(script, keys, *arguments) in (None, b"G1")
+    assert await redis.do("GET", keys[1]) is None
+
+
+async def test_cache_mark_joins_what_is_left_of_other_marks(redis: Scripts):
+    keys = ["entry", "entry:1", "entry:2"]
+    await redis.run("cache_mark", keys, "aa", 5000)
+    await redis.do("DEL", "entry")
+    assert await redis.run("cache_mark", keys, "bb", 9000) == 2
+    assert await redis.run("cache_mark", keys, "bb", 9000) == 2
+    assert 5000 < await redis.do("PTTL", "entry") <= 9000
+    await redis.do("DEL", "entry")
+    assert await redis.run("cache_unmark", keys, "aa") == 1
+    assert (await redis.do("GET", "entry")).startswith(b"Wbb:")
+
+
 async def test_cache_tag(redis: Scripts):
     assert await redis.run("cache_tag", ["tag"], "G1", 5000) == b"G1"
     assert await redis.run("cache_tag", ["tag"], "G2", 60_000) == b"G1"
