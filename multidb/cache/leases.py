@@ -139,7 +139,7 @@ class Leases:
         lease: Lease | None = None
         try:
             held = (await self.look(entry)).held
-            while lease is None and not is_marked(held):
+            while lease is None and self._may_fill(entry) and not is_marked(held):
                 lease, held = await self._take(entry, held)
         except NotOpenError:
             raise
@@ -188,6 +188,8 @@ class Leases:
         until = asyncio.get_running_loop().time() + self._patience
         while not is_marked(held):
             if not is_lease(held):
+                if not self._may_fill(entry):
+                    return None
                 lease, held = await self._take(entry, held)
                 if lease is not None:
                     return lease
@@ -203,6 +205,10 @@ class Leases:
             flight.undetermined = True
             held = seen.held
         return None
+
+    def _may_fill(self, entry: Entry) -> bool:
+        """Tell whether what could not be marked before the server was there is committed by now."""
+        return self._redis.is_settled(entry.key)
 
     async def _take(self, entry: Entry, held: bytes | None) -> tuple[Lease | None, bytes | None]:
         """Take the lease of an entry that holds this; else return what it holds by now."""
@@ -226,7 +232,7 @@ class Leases:
         leases: dict[Any, Lease] = {}
         commands: list[Command] = []
         for each, (entry, held) in missing.items():
-            if not (is_marked(held) or is_lease(held)):
+            if self._may_fill(entry) and not (is_marked(held) or is_lease(held)):
                 lease = leases[each] = Lease(new_lease(), self._redis.incarnation(entry.key), None)
                 commands += self._taking(entry, lease.token, held)
         if not commands:

@@ -319,6 +319,61 @@ async def test_what_another_run_of_the_server_has_left_is_not_believed(
     assert (await db.users.fetch(user.id)).name == "behind the back"
 
 
+async def test_a_server_that_is_back_is_not_filled_at_once(
+    db: MultiDB, user: User, calls: Calls, monkeypatch: pytest.MonkeyPatch
+):
+    """A commit could not be marked while it was away, and is over once it is back; its process dies then."""
+
+    async with MultiDB(db.settings) as other:
+        [node] = other.redis.opened.nodes
+        mark = Transaction.mark
+
+        async def is_not_heard(self: Transaction) -> None:
+            await mark(self)
+            monkeypatch.setattr(node, "incarnation", b"the run before")
+            for connection in node._connections._idle:
+                await connection.disconnect()
+            assert await other.users.get(user.id) == user
+            assert await other.users.get_many([user.id]) == {user.id: user}
+
+        monkeypatch.setattr(Transaction, "mark", is_not_heard)
+        calls.lost = {"cache_mark"}
+        dying(monkeypatch, db)
+        async with db.transaction():
+            await db.users.update(user.id, name="New")
+        assert not other.redis.is_settled("a")
+        assert (await other.users.fetch(user.id)).name == "New"
+        assert (await other.users.get_many([user.id]))[user.id].name == "New"
+        monkeypatch.setattr(node, "_settled", 0)
+        assert (await other.users.fetch(user.id)).name == "New"
+        assert (await held(db, user)).startswith(b"V")
+
+
+async def test_a_server_that_was_just_started_is_not_filled_at_once(
+    db: MultiDB, user: User, monkeypatch: pytest.MonkeyPatch
+):
+    uptime = (await db.redis.client.info("server"))["uptime_in_seconds"]
+    for older in (-1, 600):
+        monkeypatch.setattr("multidb.stores.redis.node._SETTLING", uptime + older)
+        async with MultiDB(db.settings) as other:
+            assert await other.users.get(user.id) == user
+            assert await other.users.get_many([user.id]) == {user.id: user}
+            assert await other.redis.get("a", operation="test") is None
+            assert other.redis.is_settled("a") == (older < 0)
+
+            @other.cached("test:{n}", ttl=timedelta(minutes=1))
+            async def number(n: int) -> int:
+                return n
+
+            assert await number.refresh(1) == 1
+            assert (await number.peek(1) == 1) == (older < 0)
+            await number.invalidate(1)
+            assert (await held(db, user)).startswith(b"V") == (older < 0)
+            await db.users.update(user.id, name=user.name)
+            user = await db.users.fetch(user.id)
+            await db.cache.invalidate([db.users._key(user.id)])
+
+
 async def test_the_server_says_which_run_it_is(db: MultiDB):
     await db.redis.get("a", operation="test")
     info = await db.redis.client.info("server")

@@ -43,7 +43,7 @@ def locally(settings: Settings) -> Settings:
 
 async def test_no_read_is_older_than_a_commit_before_it(multidb_settings: Settings):
     race = await cache_race(
-        multidb_settings, duration=timedelta(seconds=3), restart_every=timedelta(seconds=1)
+        multidb_settings, duration=timedelta(seconds=5), restart_every=timedelta(seconds=2)
     )
     assert race.stale == [], race
     assert min(race.reads, race.writes, race.evictions) > 0, race
@@ -52,8 +52,8 @@ async def test_no_read_is_older_than_a_commit_before_it(multidb_settings: Settin
 async def test_with_copies_in_the_process_none_is_older_than_the_bound(multidb_settings: Settings):
     race = await cache_race(
         locally(multidb_settings),
-        duration=timedelta(seconds=2),
-        restart_every=timedelta(seconds=1),
+        duration=timedelta(seconds=4),
+        restart_every=timedelta(seconds=2),
         tolerance=BOUND,
     )
     assert race.stale == [], race
@@ -138,7 +138,7 @@ async def test_no_read_is_older_than_a_commit_before_it_for_two_minutes(multidb_
 @pytest.mark.parametrize("guard", ["without_places", "without_own_writes", "without_flushing"])
 async def test_ours_in_the_process_without_a_guard_is_found_out(multidb_settings: Settings, guard: str):
     # Written so seldom that what was missed is not soon made up for by what is heard.
-    seldom = {"keys": 40, "restart_every": timedelta(seconds=1)} if guard == "without_flushing" else {}
+    seldom = {"keys": 40, "restart_every": timedelta(seconds=2)} if guard == "without_flushing" else {}
     race = await cache_race(
         locally(multidb_settings),
         subject=f"{HERE}:{guard}",

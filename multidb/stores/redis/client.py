@@ -137,6 +137,10 @@ class RedisStore(Store[Servers]):
         """
         return self.opened.incarnation(key)
 
+    def is_settled(self, key: Key) -> bool:
+        """Tell whether that run is no new one: who could not reach the server before, can by now."""
+        return self.opened.is_settled(key)
+
     async def ask(self, *, operation: str) -> Answer:
         servers = self.opened
         replies = [reply for [reply] in await servers.ask((_HELLO,))]

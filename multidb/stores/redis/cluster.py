@@ -120,6 +120,10 @@ class Cluster(Servers):
         owner = self._owner(key) if self._owners else None
         return b"" if owner is None else self._at(owner).incarnation
 
+    def is_settled(self, key: Key) -> bool:
+        owner = self._owner(key) if self._owners else None
+        return owner is None or self._at(owner).is_settled
+
     @property
     def nodes(self) -> Collection[Node]:
         return self._nodes.values()

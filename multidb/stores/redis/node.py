@@ -9,7 +9,8 @@ run. Only what is `repeatable` is then sent again, once, by itself.
 import asyncio
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeAlias
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, AuthorizationError, NoScriptError, RedisError, ResponseError
@@ -22,7 +23,7 @@ from multidb.stores.redis.connections import Connections
 from multidb.stores.redis.dedicated import DedicatedConnections
 from multidb.stores.redis.errors import Refused
 
-__all__ = ["Call", "Node", "run_id"]
+__all__ = ["Call", "Node", "Run", "run_of"]
 
 #: Commands that one caller sends together.
 Call: TypeAlias = tuple[Command, ...]
@@ -35,6 +36,8 @@ _LANES = 4
 _ENOUGH = 32
 #: Seconds that who insists may take.
 _INSISTENCE = 0.25
+#: Seconds that a run of the server is old before what it has not heard of may be thought over.
+_SETTLING = 1.0
 
 _INFO = pack("INFO", "server")
 
@@ -55,6 +58,8 @@ class Node:
         #: Which run of the server this is, by the last connection that was opened: another one after a
         #: restart or a failover. Empty before the first, and where the server does not say.
         self.incarnation = b""
+        #: Since when, by the clock of the event loop, that run passes for settled.
+        self._settled = 0.0
         self._connections = Connections(make, self._greet)
         self._batcher: Batcher[Call, list[Any]] = Batcher(
             self._alone, self._together, lanes=lanes, enough=_ENOUGH
@@ -82,6 +87,11 @@ class Node:
         """All that it has: for calls, and for one caller at a time."""
         return self._connections, self.dedicated.connections
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the run is so old that those who could not reach the server before are done by now."""
+        return asyncio.get_running_loop().time() >= self._settled
+
     async def close(self) -> None:
         """Close every connection, and wait for those who lose theirs."""
         await self.dedicated.connections.close()
@@ -89,7 +99,12 @@ class Node:
         await self._batcher.close()
 
     async def _greet(self, connection: AbstractConnection) -> None:
-        self.incarnation = await run_id(connection)
+        run = await run_of(connection)
+        if run.id != self.incarnation:
+            # Another run than before may be an old one, that of a replica: it is new as this server.
+            age = 0 if self.incarnation else run.age
+            self._settled = asyncio.get_running_loop().time() + _SETTLING - age
+            self.incarnation = run.id
 
     async def _alone(self, call: Call, _: Any) -> list[Any]:
         return await self._trip(call)
@@ -149,15 +164,23 @@ class Node:
         return replies
 
 
-async def run_id(connection: AbstractConnection) -> bytes:
-    """Return which run of the server this is a connection to; empty if it does not say."""
+class Run(NamedTuple):
+    """A run of a server, from its start to its end."""
+
+    #: Empty if the server does not say.
+    id: bytes
+    #: For how many whole seconds it has been one.
+    age: int
+
+
+async def run_of(connection: AbstractConnection) -> Run:
+    """Return which run of the server this is a connection to."""
     await connection.send_packed_command([_INFO], check_health=False)
-    try:
-        told: Any = await connection.read_response()
-    except ResponseError:
-        return b""  # it may be forbidden
-    found = re.search(rb"run_id:(\w+)", told)
-    return b"" if found is None else found[1]
+    told: Any = b""
+    with suppress(ResponseError):  # it may be forbidden
+        told = await connection.read_response()
+    run, age = re.search(rb"run_id:(\w+)", told), re.search(rb"uptime_in_seconds:(\d+)", told)
+    return Run(run[1] if run else b"", int(age[1]) if age else 0)
 
 
 def _may_go_again(command: Command, reply: Exception) -> bool:

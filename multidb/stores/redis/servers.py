@@ -54,6 +54,10 @@ class Servers(ABC):
     def incarnation(self, key: Key) -> bytes:
         """Return which run of which server has this key, as far as is known without asking."""
 
+    @abstractmethod
+    def is_settled(self, key: Key) -> bool:
+        """Tell whether that run is no new one."""
+
     @property
     @abstractmethod
     def nodes(self) -> Collection[Node]:
@@ -130,6 +134,9 @@ class Single(Servers):
 
     def incarnation(self, key: Key) -> bytes:
         return self._only.incarnation
+
+    def is_settled(self, key: Key) -> bool:
+        return self._only.is_settled
 
     @property
     def nodes(self) -> Collection[Node]:

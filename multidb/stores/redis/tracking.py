@@ -16,7 +16,7 @@ from multidb.stores.background import Background
 from multidb.stores.pauses import Pauses
 from multidb.stores.redis.commands import pack
 from multidb.stores.redis.connections import Connections
-from multidb.stores.redis.node import run_id
+from multidb.stores.redis.node import run_of
 
 __all__ = ["Heard", "Tracker", "apart"]
 
@@ -85,7 +85,7 @@ class Tracker:
                 await asyncio.sleep(pauses.next())
 
     async def _greet(self, connection: AbstractConnection) -> None:
-        self.incarnation = await run_id(connection)
+        self.incarnation = (await run_of(connection)).id
 
     async def _begin(self, connection: AbstractConnection) -> frozenset[str]:
         # redis-py hands these messages to a handler, and keeps them to itself where there is none.
