@@ -81,29 +81,30 @@ async def without_marks(settings: Settings, between: Between) -> AsyncIterator[U
 async def dying_after_long_commits(settings: Settings, between: Between) -> AsyncIterator[Users]:
     """Marks stand for long before their commit, and many are never taken back: evictions meet them."""
     async with users(settings, between) as subject:
-        marks = subject.db.cache._marks
-        put, unmark = marks.put, marks._unmark
+        told_of = subject.db.cache._marks
+        put, unmark = told_of.put, told_of._unmark
 
         async def put_long_before(keys: Collection[str], token: str) -> bool:
             heard = await put(keys, token)
             await asyncio.sleep(0.03)
             return heard
 
-        async def unmark_or_die(taken: dict[str, set[str]]) -> None:
+        async def unmark_or_die(marks: dict[str, set[str]]) -> None:
             if random.random() < 0.3:
-                marks._told(taken)
+                told_of._told(marks)
             else:
-                await unmark(taken)
+                await unmark(marks)
 
-        marks.put = put_long_before  # type: ignore[method-assign]
-        marks._unmark = unmark_or_die  # type: ignore[method-assign]
+        told_of.put = put_long_before  # type: ignore[method-assign]
+        told_of._unmark = unmark_or_die  # type: ignore[method-assign]
         yield subject
 
 
 @asynccontextmanager
 async def without_witnesses(settings: Settings, between: Between) -> AsyncIterator[Users]:
     """A mark stands in its entry alone."""
-    marks.with_witnesses = leases.with_witnesses = lambda key: [key]
+    for module in (marks, leases):
+        vars(module)["with_witnesses"] = lambda key: [key]
     async with dying_after_long_commits(settings, between) as subject:
         yield subject
 
