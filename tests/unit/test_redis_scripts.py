@@ -27,8 +27,8 @@ def test_its_head_has_its_keys_its_arguments_and_its_result(path: Path) -> None:
     assert used <= said
     assert re.search(r"^-- Returns ", head, re.MULTILINE)
     # All that it may touch is named by its caller: a cluster knows by that where to run it.
-    for command, first in re.findall(r"redis\.call\(\s*'(\w+)'\s*(?:,\s*([\w\[\]]+))?", body):
-        assert command in {"TIME", "PUBLISH"} or first.startswith("KEYS["), command
+    for command, first in re.findall(r"redis\.call\(\s*'(\w+)'\s*(?:,\s*([\w\[\](]+))?", body):
+        assert command in {"TIME", "PUBLISH"} or first.startswith(("KEYS[", "unpack(KEYS")), command
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
