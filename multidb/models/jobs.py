@@ -2,7 +2,7 @@
 
 import random
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeGuard
 from uuid import UUID
 
 import pydantic
@@ -16,15 +16,26 @@ from multidb.models.ids import uuid7
 if TYPE_CHECKING:
     from multidb.models.documents import Document
 
-__all__ = ["Backoff", "Heartbeat", "Job", "JobChanges", "JobFields", "JobState", "NewJob", "QueueStats"]
+__all__ = [
+    "Backoff",
+    "Heartbeat",
+    "Job",
+    "JobChanges",
+    "JobFields",
+    "JobState",
+    "NewJob",
+    "QueueStats",
+    "is_word",
+]
 
 #: Where a job stands. One that waits for its `run_at` is available too; a waiting one depends on
 #: others; a failed one ended by an error that no further attempt would mend, a dead one has used up
 #: its attempts.
 JobState: TypeAlias = Literal["waiting", "available", "running", "completed", "failed", "cancelled", "dead"]
 
+_LONGEST_WORD = 200
 #: What queues, kinds and workers are called.
-_Word = Annotated[str, StringConstraints(pattern=r"\S", max_length=200)]
+_Word = Annotated[str, StringConstraints(pattern=r"\S", max_length=_LONGEST_WORD)]
 #: The least is served first.
 _Priority = Annotated[int, pydantic.Field(ge=-(2**15), lt=2**15)]
 _Attempts = Annotated[int, pydantic.Field(ge=1, lt=2**31)]
@@ -32,6 +43,11 @@ _Count = Annotated[int, pydantic.Field(ge=0)]
 _Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 _Span = Annotated[timedelta, pydantic.Field(gt=timedelta(0), le=timedelta(days=366))]
 _Jobs = Annotated[tuple[UUID, ...], pydantic.Field(max_length=1000)]
+
+
+def is_word(value: object) -> TypeGuard[str]:
+    """Tell whether a queue, a kind or a worker may be called so."""
+    return isinstance(value, str) and bool(value.strip()) and len(value) <= _LONGEST_WORD
 
 
 def _dumped(payload: Any) -> Any:

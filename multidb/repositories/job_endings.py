@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from multidb.errors import ConflictError, DataError
-from multidb.models.jobs import Job
+from multidb.models.jobs import Job, is_word
 from multidb.repositories.repository import checked_class
 
 __all__ = [
@@ -89,7 +89,7 @@ def claim_over(job: Job, now: Mapping[str, Any] | None, operation: str) -> Confl
 
 def checked_word(word: object, name: str, operation: str) -> str:
     """Return what a queue or a worker is called. Raises: DataError."""
-    if not isinstance(word, str) or not word.strip() or len(word) > 200:
+    if not is_word(word):
         raise DataError(f"`{name}` must be a text of 1 to 200 characters, and not blank", operation=operation)
     return word
 

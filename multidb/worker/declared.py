@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from multidb.errors import ConfigurationError
 
-__all__ = ["check", "is_span", "is_word"]
+__all__ = ["check", "is_span"]
 
 _LONGEST = timedelta(days=366)
 
@@ -22,8 +22,3 @@ def check(owner: str, *rules: tuple[str, str, object]) -> None:
 def is_span(value: object, least: timedelta = timedelta(0), most: timedelta = _LONGEST) -> bool:
     """Return whether it is a duration from `least` to `most`."""
     return isinstance(value, timedelta) and least <= value <= most
-
-
-def is_word(value: object) -> bool:
-    """Return whether it is what a queue, a kind or a worker may be called."""
-    return isinstance(value, str) and bool(value.strip()) and len(value) <= 200

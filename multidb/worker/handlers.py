@@ -11,8 +11,8 @@ from pydantic import PydanticSchemaGenerationError, TypeAdapter
 from pydantic_core import to_json
 
 from multidb.errors import ConfigurationError
-from multidb.models.jobs import Backoff, Job
-from multidb.worker.declared import check, is_span, is_word
+from multidb.models.jobs import Backoff, Job, is_word
+from multidb.worker.declared import check, is_span
 from multidb.worker.run import Run
 from multidb.worker.schedule import Schedule
 

@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from multidb.client import MultiDB
 from multidb.errors import ConfigurationError, MultiDBError
-from multidb.models.jobs import NewJob
-from multidb.worker.declared import check, is_span, is_word
+from multidb.models.jobs import NewJob, is_word
+from multidb.worker.declared import check, is_span
 
 __all__ = ["Schedule", "keep_time"]
 

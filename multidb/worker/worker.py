@@ -17,12 +17,13 @@ from uuid import UUID
 from multidb.client import MultiDB
 from multidb.errors import MultiDBError, UnavailableError
 from multidb.models.ids import uuid7
+from multidb.models.jobs import is_word
 from multidb.repositories.job_wakeups import CANCEL
 from multidb.repositories.repository import MAX_PAGE
 from multidb.stores.completion import complete
 from multidb.stores.pauses import Pauses, nap
 from multidb.worker.attempt import Attempt
-from multidb.worker.declared import check, is_span, is_word
+from multidb.worker.declared import check, is_span
 from multidb.worker.finisher import Finisher
 from multidb.worker.handlers import Function, Handlers
 from multidb.worker.held import Held, Hold
