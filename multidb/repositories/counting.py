@@ -9,16 +9,14 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from copy import copy
 from datetime import date, timedelta
 from itertools import count
-from typing import Any
 
 from multidb.errors import MultiDBError, NotOpenError, UnavailableError
 from multidb.repositories.repository import Resources
 from multidb.stores.background import Background
-from multidb.stores.pauses import nap
 from multidb.stores.redis.commands import Command, scripted
 from multidb.stores.redis.keys import KeyPattern
 from multidb.stores.redis.outage import Outage
@@ -56,11 +54,9 @@ class Counting:
         self._waiting: list[asyncio.Future[None]] = []
         #: The flush that is under way, or to be sent again.
         self._flush: list[Command] = []
-        self._storing = Background(self._begin_storing)
+        self._storing = Background(self._store_all)
         #: Flushes what was noted.
         self._later: asyncio.TimerHandle | None = None
-        #: Set once it drains: the next try is made at once. Each task has its own, of its event loop.
-        self._hurry = asyncio.Event()
         self._outage = Outage(_log, "counts are kept and stored later")
         resources.before_closing.append(self._drain)
         resources.after_closing.append(self._give_up)
@@ -101,10 +97,6 @@ class Counting:
             self._later = None
         self._storing.begin()
 
-    def _begin_storing(self) -> Coroutine[Any, Any, None]:
-        self._hurry = asyncio.Event()
-        return self._store_all()
-
     async def _store_all(self) -> None:
         waiting: list[asyncio.Future[None]] = []
         while self._flush or self._counted:
@@ -117,8 +109,7 @@ class Counting:
                 self._outage.began(error)
                 _answer([*waiting, *self._waiting], None)
                 waiting, self._waiting = [], []
-                if await nap(self._hurry, _PAUSE):
-                    self._hurry.clear()
+                await self._storing.pause(_PAUSE)
             except asyncio.CancelledError:
                 text = "closed before Redis answered; it may have been counted"
                 _answer([*waiting, *self._waiting], UnavailableError(text, operation="counters.increment"))
@@ -168,7 +159,7 @@ class Counting:
         """Store what is left, within `Settings.close_timeout`."""
         if self._flush or self._counted:
             self._run()
-            self._hurry.set()
+            self._storing.wake()  # the next try is made at once
         await self._storing.end(within=self._resources.settings.close_timeout.total_seconds())
 
     async def _give_up(self) -> None:

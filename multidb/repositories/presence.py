@@ -14,7 +14,7 @@ that dies leaves nothing untold, and what a register holds is what was told.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -28,7 +28,6 @@ from multidb.models.ids import uuid7
 from multidb.models.presence import PresenceEvent
 from multidb.repositories.repository import Repository, Resources, checked_id, checked_ids, validated
 from multidb.stores.background import Background
-from multidb.stores.pauses import nap
 from multidb.stores.redis.commands import Command, scripted
 from multidb.stores.redis.outage import Outage
 
@@ -68,9 +67,7 @@ class PresenceRepository(Repository):
         self._registers = [register.key({"register": number}) for number in range(_REGISTERS)]
         #: By the key of its events, on which their ids are told, the number of a register.
         self._told = {f"{each}:events": number for number, each in enumerate(self._registers)}
-        self._sweeping = Background(self._begin_sweeping)
-        #: Set by who is not to wait for the next sweep; made anew for each task, whose event loop has it.
-        self._wanted = asyncio.Event()
+        self._sweeping = Background(self._sweep_on)
         #: How often somebody has left here, and how often by the beginning of the last sweep.
         self._leaves = self._swept = 0
         #: Users who are there, and are to be entered.
@@ -115,7 +112,7 @@ class PresenceRepository(Repository):
         await self._try(commands, operation)
         self._leaves += 1
         self._sweeping.begin()
-        self._wanted.set()
+        self._sweeping.wake()
 
     async def online(self, user_ids: Iterable[UUID]) -> set[UUID]:
         """Return those of the users who are there. One round trip, for 10,000 users as for one."""
@@ -222,7 +219,7 @@ class PresenceRepository(Repository):
         """Have a user entered, soon, of whom a device was noted already."""
         self._arrivals.add(user_id)
         self._sweeping.begin()
-        self._wanted.set()
+        self._sweeping.wake()
 
     async def _enter(self) -> None:
         """Enter those who have arrived. Whom it is cancelled or fails for, stays to be entered."""
@@ -288,16 +285,11 @@ class PresenceRepository(Repository):
             if len(found) < _BATCH:
                 return
 
-    def _begin_sweeping(self) -> Coroutine[Any, Any, None]:
-        self._wanted = asyncio.Event()
-        return self._sweep_on()
-
     async def _sweep_on(self) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time() + self._timeout / 4
         while True:
-            await nap(self._wanted, due - loop.time())
-            self._wanted.clear()
+            await self._sweeping.pause(due - loop.time())
             try:
                 await self._enter()
                 if (leaves := self._leaves) != self._swept or loop.time() >= due:

@@ -12,9 +12,9 @@ Every entry may be written twice, and the end of a session before its beginning.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import NamedTuple, TypeAlias, cast
 from uuid import UUID
 
 from multidb.errors import AlreadyExistsError, MultiDBError, NotOpenError, UnavailableError
@@ -23,7 +23,7 @@ from multidb.models.user_sessions import NewUserSession, UserSessionChanges
 from multidb.repositories.repository import Resources
 from multidb.repositories.user_sessions import UserSessionRepository
 from multidb.stores.background import Background
-from multidb.stores.pauses import Pauses, nap
+from multidb.stores.pauses import Pauses
 
 __all__ = ["Ended", "Entry", "SessionHistory", "Started"]
 
@@ -60,9 +60,7 @@ class SessionHistory:
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
         self._noted: deque[Entry] = deque()
-        self._writing = Background(self._begin_writing)
-        #: Set once it drains: the next try is made at once. Each task has its own, of its event loop.
-        self._hurry = asyncio.Event()
+        self._writing = Background(self._write_all)
         #: Entries that will never be written: there was no room, or no such user.
         self.lost = 0
         resources.before_closing.append(self._drain)
@@ -94,10 +92,6 @@ class SessionHistory:
 
         return later
 
-    def _begin_writing(self) -> Coroutine[Any, Any, None]:
-        self._hurry = asyncio.Event()
-        return self._write_all()
-
     async def _write_all(self) -> None:
         pauses = Pauses(0.1, 5.0)
         while self._noted:
@@ -107,8 +101,7 @@ class SessionHistory:
                 pauses.restart()
             except (UnavailableError, NotOpenError):
                 self._noted.extendleft(reversed(batch))
-                if await nap(self._hurry, pauses.next()):
-                    self._hurry.clear()
+                if await self._writing.pause(pauses.next()):
                     pauses.restart()
             except BaseException:
                 self._noted.extendleft(reversed(batch))
@@ -149,7 +142,7 @@ class SessionHistory:
     async def _drain(self) -> None:
         """Write what is left, within `Settings.close_timeout`."""
         self._writing.begin()
-        self._hurry.set()
+        self._writing.wake()  # the next try is made at once
         await self._writing.end(within=self._resources.settings.close_timeout.total_seconds())
 
     async def _give_up(self) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any
 
+from multidb.stores.pauses import nap
+
 __all__ = ["Background"]
 
 
@@ -18,14 +20,27 @@ class Background:
     def __init__(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._work = work
         self._task: asyncio.Task[None] | None = None
+        #: Set once it is woken; each task has its own, of its event loop.
+        self._woken = asyncio.Event()
 
     def begin(self) -> bool:
         """Begin the task; return False if it is under way already."""
         task = self._here()
         if task is not None and not task.done():
             return False
+        self._woken = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._work(), context=Context())
         return True
+
+    def wake(self) -> None:
+        """End the pause that the task makes, or the next one."""
+        self._woken.set()
+
+    async def pause(self, seconds: float) -> bool:
+        """Pause, in the task itself, for so long at most; return whether it was woken."""
+        woken = await nap(self._woken, seconds)
+        self._woken.clear()
+        return woken
 
     async def over(self) -> None:
         """Wait until the task has ended, and raise what it does; a cancellation leaves it under way."""

@@ -95,3 +95,22 @@ def test_one_whose_loop_is_gone_is_begun_anew():
     assert asyncio.run(begin())
     assert asyncio.run(begin())
     assert len(work.begun) == 2
+
+
+async def test_who_is_woken_pauses_no_more_than_once_less():
+    told: list[bool] = []
+
+    async def work() -> None:
+        told.append(await background.pause(60))
+        told.append(await background.pause(0.001))
+
+    background = Background(work)
+    background.wake()  # nobody is there
+    background.begin()
+    await asyncio.sleep(0)
+    background.wake()
+    await background.over()
+    background.begin()
+    background.wake()  # before it pauses
+    await background.over()
+    assert told == [True, False] * 2
