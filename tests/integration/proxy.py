@@ -46,8 +46,9 @@ class Proxy:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self.accepted += 1
-        there, back = await asyncio.open_connection(*self._to)
+        back: asyncio.StreamWriter | None = None
         try:
+            there, back = await asyncio.open_connection(*self._to)
             done, pending = await asyncio.wait(
                 [
                     asyncio.ensure_future(self._pass_on(reader, back)),
@@ -61,7 +62,8 @@ class Proxy:
         except asyncio.CancelledError:
             pass  # asyncio would report it, for a server's own tasks are not to be cancelled
         finally:
-            back.close()
+            if back is not None:
+                back.close()
             writer.close()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -59,9 +59,11 @@ class Relay:
 
     async def _close(self) -> None:
         self._server.close()
-        await self._cut()
-        if others := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(others)
+        # One that was accepted just now is a task that makes another.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await self._cut()
+            await asyncio.wait(others, timeout=0.1)  # one that connects just now is not cut yet
+            await asyncio.sleep(0)  # what was aborted is closed in the next turn
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refusing:
