@@ -86,7 +86,7 @@ async def dying_after_long_commits(settings: Settings, between: Between) -> Asyn
 
         async def put_long_before(keys: Collection[str], token: str) -> bool:
             heard = await put(keys, token)
-            await asyncio.sleep(0.03)
+            await asyncio.sleep(0.03)  # the time in which it may be evicted
             return heard
 
         async def unmark_or_die(marks: dict[str, set[str]]) -> None:

@@ -126,10 +126,9 @@ async def test_a_mark_survives_the_eviction_of_all_but_one_of_its_keys(
         async def loses_a_mark(self: Transaction) -> None:
             await mark(self)
             entry, tag = db.users._key(user.id), db.cache.pattern("test:tag:{id}").key({"id": user.id})
-            for key in (*with_witnesses(entry)[:left], *with_witnesses(entry)[left + 1 :]):
-                assert await db.redis.execute("DEL", key, operation="test")
-            for key in (*with_witnesses(tag)[:left], *with_witnesses(tag)[left + 1 :]):
-                assert await db.redis.execute("DEL", key, operation="test")
+            for keys in map(with_witnesses, (entry, tag)):
+                for key in (*keys[:left], *keys[left + 1 :]):
+                    assert await db.redis.execute("DEL", key, operation="test")
             assert await other.users.get(user.id) == user
             assert await other.users.get_many([user.id]) == {user.id: user}
             assert await asyncio.create_task(name(user.id), context=Context()) == "Ada"

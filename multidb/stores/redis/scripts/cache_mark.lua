@@ -6,8 +6,7 @@
 -- ARGV[2]  how long it stands, in milliseconds: longer than the commit may take
 -- Returns how many marks stand.
 -- Uses shared/marks.lua
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local now = moment()
 local held = redis.call('MGET', unpack(KEYS))
 local marks, last = standing(held, ARGV[1], now)
 marks[#marks + 1] = ARGV[1] .. ':' .. string.format('%.0f', now + ARGV[2])

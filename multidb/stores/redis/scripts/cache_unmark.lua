@@ -5,8 +5,7 @@
 -- ARGV[1]  the mark, or '' if there was none
 -- Returns how many marks stand.
 -- Uses shared/marks.lua
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local now = moment()
 local held = redis.call('MGET', unpack(KEYS))
 local marks, last = standing(held, ARGV[1], now)
 if #marks > 0 then

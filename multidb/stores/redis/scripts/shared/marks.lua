@@ -6,6 +6,12 @@
 -- where those go first that are about to expire. Nothing is told by a witness but what stands in it.
 local KEPT = 3600000
 
+-- Return the present moment, by the server's clock.
+local function moment()
+  local clock = redis.call('TIME')
+  return clock[1] * 1000 + math.floor(clock[2] / 1000)
+end
+
 -- Return the marks that stand at a moment in what these keys hold, all but one, and the last deadline.
 local function standing(held, but, now)
   local marks, last = {}, now
@@ -45,8 +51,7 @@ local function lost(held)
   if not witnessed then
     return nil
   end
-  local clock = redis.call('TIME')
-  local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+  local now = moment()
   local marks, last = standing(held, '', now)
   if #marks > 0 then
     return mark(marks, now, last)
