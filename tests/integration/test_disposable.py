@@ -1,5 +1,6 @@
 """The databases that tests get: emptied and lent again, unless what they are like has changed."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -12,41 +13,42 @@ from multidb.settings import Settings
 pytestmark = pytest.mark.mongo
 
 
-async def test_a_database_is_lent_again_with_nothing_in_it(multidb_servers: Settings):
-    lent = []
-    async with Databases(multidb_servers) as databases:
-        for _ in range(3):
+async def lent(servers: Settings, *uses: Callable[[MultiDB], Awaitable[None]]) -> int:
+    """Lend databases to these, one after the other, and return how many there were."""
+    seen = set()
+    async with Databases(servers) as databases:
+        for use in uses:
             async with databases.lend() as settings, MultiDB(settings) as db:
-                lent.append(settings.key_prefix)
-                assert not await db.companies.exists()
-                assert not await db.system_logs.exists()
-                await db.companies.add(NewCompany(name="A", slug="a"))
-                await db.system_logs.append(SystemLog(level="info", service="a", message="m"))
-    assert len(set(lent)) == 1
+                seen.add(settings.key_prefix)
+                await use(db)
+    return len(seen)
+
+
+async def test_a_database_is_lent_again_with_nothing_in_it(multidb_servers: Settings):
+    async def fill(db: MultiDB) -> None:
+        assert not await db.companies.exists()
+        assert not await db.system_logs.exists()
+        await db.companies.add(NewCompany(name="A", slug="a"))
+        await db.system_logs.append(SystemLog(level="info", service="a", message="m"))
+
+    assert await lent(multidb_servers, fill, fill, fill) == 1
 
 
 async def test_a_changed_one_is_not(multidb_servers: Settings):
-    lent = []
-    async with Databases(multidb_servers) as databases:
-        for changed in (True, False):
-            async with databases.lend() as settings, MultiDB(settings) as db:
-                lent.append(settings.key_prefix)
-                logs = db.mongo.database["system_logs"]
-                assert "more" not in await logs.index_information()
-                if changed:
-                    await logs.create_index("more", name="more")
-    assert len(set(lent)) == 2
+    async def change(db: MultiDB) -> None:
+        logs = db.mongo.database["system_logs"]
+        assert "more" not in await logs.index_information()
+        await logs.create_index("more", name="more")
+
+    assert await lent(multidb_servers, change, change) == 2
 
 
 async def test_collections_of_its_own_are_dropped(multidb_servers: Settings):
-    lent = []
-    async with Databases(multidb_servers) as databases:
-        for _ in range(2):
-            async with databases.lend() as settings, MultiDB(settings) as db:
-                lent.append(settings.key_prefix)
-                assert "more" not in await db.mongo.database.list_collection_names()
-                await db.mongo.database.create_collection("more")
-    assert len(set(lent)) == 1
+    async def make(db: MultiDB) -> None:
+        assert "more" not in await db.mongo.database.list_collection_names()
+        await db.mongo.database.create_collection("more")
+
+    assert await lent(multidb_servers, make, make) == 1
 
 
 async def test_a_connection_that_broke_meanwhile_fails_nobody(
